@@ -1,0 +1,84 @@
+"""What a front hands to the hall and gets back: values that know no transport."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from google.rpc.status_pb2 import Status
+
+from authz_service.base.actor import Actor
+from authz_service.base.clock import boot_seconds
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as it arrived.
+
+    Attributes:
+        method: The full path, ``/authz.v1.RoleService/CreateRole``.
+        metadata: As received, in order, doubled keys kept.
+        deadline: Instant on the boot clock in seconds, None without one.
+        peer: Where the call came from, for the log only.
+        payload: The undecoded request message; for a client stream, empty.
+        certificate_names: DNS and URI names of a verified client certificate.
+        arrived: Instant on the boot clock at which the front got the call.
+    """
+
+    method: str
+    metadata: Metadata
+    payload: bytes
+    deadline: float | None = None
+    peer: str = ""
+    certificate_names: tuple[str, ...] = ()
+    arrived: float = field(default_factory=boot_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer: a payload, or a status that is not OK. Trailing metadata goes with both."""
+
+    payload: bytes = b""
+    status: Status | None = None
+    trailing: Metadata = ()
+
+
+class Cancelled(Protocol):
+    """Tells whether the caller has gone away; used by streams only."""
+
+    def __call__(self) -> bool: ...
+
+
+@dataclass(slots=True)
+class Context:
+    """What a servicer may know of the call besides its request.
+
+    Attributes:
+        method: The full path.
+        actor: The authenticated caller.
+        deadline: Instant on the boot clock; always set for unary calls (AUTHZ_CALL_SECONDS_MAX).
+        idempotency_key: As sent, validated; empty when absent (product.md C8).
+        provisional_credential: (credential id, revision) when the call was admitted with a
+            remembered service credential; the servicer must find that revision still current in
+            the very snapshot it answers from, else raise CredentialChanged.
+        trailing: Metadata to send after the answer; servicers may append.
+        is_cancelled: For streams: True once the caller has gone or the server drains.
+    """
+
+    method: str
+    actor: Actor
+    deadline: float | None
+    idempotency_key: str = ""
+    provisional_credential: tuple[str, int] | None = None
+    trailing: list[tuple[str, str | bytes]] = field(default_factory=list)
+    is_cancelled: Cancelled = lambda: False
+
+    def seconds_left(self) -> float:
+        """Seconds until the deadline, never negative; infinity without one."""
+        if self.deadline is None:
+            return float("inf")
+        return max(0.0, self.deadline - boot_seconds())
+
+
+class CredentialChanged(Exception):
+    """A remembered credential is no longer current: the hall reads it again and repeats the call."""
