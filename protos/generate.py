@@ -1,4 +1,4 @@
-"""Makes authz_service/pb from the .proto files of this folder: stubs, their types, a descriptor set.
+"""Makes authz_service/pb from the .proto files here: stubs, their types, a descriptor set.
 
     python protos/generate.py           writes authz_service/pb anew
     python protos/generate.py --check   writes nothing; fails if the committed files differ
@@ -93,9 +93,7 @@ def stale() -> list[str]:
         generate(Path(folder) / "pb")
         fresh, committed = contents(Path(folder) / "pb"), contents(PB)
     return sorted(
-        name
-        for name in fresh.keys() | committed.keys()
-        if fresh.get(name) != committed.get(name)
+        name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name)
     )
 
 

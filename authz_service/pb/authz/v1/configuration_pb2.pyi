@@ -193,15 +193,20 @@ class ServiceCredential(_message.Message):
     state: Global___ServiceCredentialState.ValueType
     """ACTIVE, EXPIRED or REVOKED."""
     obfuscated_secret: _builtins.str
-    """`azc_…` and the last four characters of the secret, to recognize it by."""
+    """The secret with all but the leading `azc_` and the last four characters left out, to
+    recognize it by.
+    """
     etag: _builtins.str
     """Changes with every change of its own fields. In an update: the one last seen, to refuse
     the call with ETAG_MISMATCH if there is a newer one; empty to skip that test.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the caller may do, 1 to 20 scopes such as `check` or `write:roles`; `admin`
-        implies all.
+        """What the caller may do, 1 to 20 of `check`, `list`, `explain`, `read`, `watch`,
+        `authenticate`, `write:organizations`, `write:users`, `write:memberships`,
+        `write:roles`, `write:resources`, `write:assignments`, `write:flags`, `write:api_keys`,
+        `write:sessions`, `write:directories`, `write:audit`, `read:audit`, `scim` and `admin`,
+        which implies all. Each RPC needs exactly one.
         """
 
     @_builtins.property
@@ -309,8 +314,9 @@ class UpdateConfigurationRequest(_message.Message):
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields to change: `multiple_roles_enabled`, `default_role_slug`,
         `owner_role_slug`,
-        `last_owner_guard_enabled`, `resource_depth_max`. Any other path, and an empty mask, is
-        UPDATE_MASK_INVALID. A named field without a value is cleared, if it may be empty.
+        `last_owner_guard_enabled`, `resource_depth_max`. None: FIELD_REQUIRED; any other:
+        UPDATE_MASK_INVALID. A named field without a value is cleared if it may be empty, else
+        FIELD_INVALID.
         """
 
     def __init__(
@@ -419,8 +425,9 @@ class UpdateOrganizationConfigurationRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change: `default_role_slug`. Any other path, and an empty mask, is
-        UPDATE_MASK_INVALID. A named field without a value is cleared, if it may be empty.
+        """Which fields to change: `default_role_slug`. None: FIELD_REQUIRED; any other:
+        UPDATE_MASK_INVALID. A named field without a value is cleared if it may be empty, else
+        FIELD_INVALID.
         """
 
     def __init__(
@@ -544,7 +551,7 @@ class CreateServiceCredentialRequest(_message.Message):
     """Display name, 1 to 256 characters."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the caller may do, 1 to 20 scopes."""
+        """What the caller may do, 1 to 20 scopes as in ServiceCredential."""
 
     @_builtins.property
     def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -686,10 +693,10 @@ class UpdateServiceCredentialRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change: `name`, `scopes`, `organization_ids`, `expires_at`. Any other
-        path, and an empty mask, is UPDATE_MASK_INVALID. A named field without a value is
-        cleared,
-        if it may be empty.
+        """Which fields to change: `name`, `scopes`, `organization_ids`, `expires_at`. None:
+        FIELD_REQUIRED; any other: UPDATE_MASK_INVALID. A named field without a value is
+        cleared
+        if it may be empty, else FIELD_INVALID.
         """
 
     def __init__(

@@ -185,7 +185,8 @@ class ExportDirectoryRequest(_message.Message):
     @_builtins.property
     def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the organizations to write; none for all. Types, permissions and environment
-        roles are always written, users if they are in one of these organizations.
+        roles are always written; with ids, only the users with a membership in one of these
+        organizations.
         """
 
     def __init__(

@@ -41,8 +41,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `field`, `maximum`, `actual`.
     """
     ERROR_REASON_UPDATE_MASK_INVALID: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT: The update mask is empty, or names a field that is fixed, set by the
-    service or unknown.
+    """INVALID_ARGUMENT: The update mask names a field that is fixed, set by the service or
+    unknown.
     Metadata: `path`.
     """
     ERROR_REASON_METADATA_INVALID: _ErrorReason.ValueType  # 6
@@ -103,7 +103,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RESOURCE_PARENT_REQUIRED: _ErrorReason.ValueType  # 18
     """INVALID_ARGUMENT: No parent was given, and the type may not be placed directly below
     the organization.
-    Metadata: `resource_type`.
+    Metadata: `resource_type`, `parent_type` (`organization`).
     """
     ERROR_REASON_RESOURCE_PARENT_TYPE_NOT_ALLOWED: _ErrorReason.ValueType  # 19
     """INVALID_ARGUMENT: The type may not be placed below a resource of the parent's type.
@@ -527,8 +527,8 @@ ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 4
 Metadata: `field`, `maximum`, `actual`.
 """
 ERROR_REASON_UPDATE_MASK_INVALID: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT: The update mask is empty, or names a field that is fixed, set by the
-service or unknown.
+"""INVALID_ARGUMENT: The update mask names a field that is fixed, set by the service or
+unknown.
 Metadata: `path`.
 """
 ERROR_REASON_METADATA_INVALID: ErrorReason.ValueType  # 6
@@ -589,7 +589,7 @@ Metadata: `resource_type`, `parent_type`.
 ERROR_REASON_RESOURCE_PARENT_REQUIRED: ErrorReason.ValueType  # 18
 """INVALID_ARGUMENT: No parent was given, and the type may not be placed directly below
 the organization.
-Metadata: `resource_type`.
+Metadata: `resource_type`, `parent_type` (`organization`).
 """
 ERROR_REASON_RESOURCE_PARENT_TYPE_NOT_ALLOWED: ErrorReason.ValueType  # 19
 """INVALID_ARGUMENT: The type may not be placed below a resource of the parent's type.

@@ -273,7 +273,9 @@ class ListEventsRequest(_message.Message):
 
     @_builtins.property
     def start_at(self) -> _timestamp_pb2.Timestamp:
-        """Only events at or after this time."""
+        """Only events at or after this time, at most 90 days back (configurable), else
+        CURSOR_EXPIRED.
+        """
 
     @_builtins.property
     def end_at(self) -> _timestamp_pb2.Timestamp:

@@ -280,11 +280,10 @@ class UpdatePermissionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change: `name`, `description`, `assignable_to_api_keys`. Any other
-        path,
-        and an empty mask, is UPDATE_MASK_INVALID. A named field without a value is cleared, if
-        it
-        may be empty.
+        """Which fields to change: `name`, `description`, `assignable_to_api_keys`. None:
+        FIELD_REQUIRED; any other: UPDATE_MASK_INVALID. A named field without a value is
+        cleared
+        if it may be empty, else FIELD_INVALID.
         """
 
     def __init__(

@@ -389,8 +389,9 @@ class UpdateRoleRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change: `name`, `description`. Any other path, and an empty mask, is
-        UPDATE_MASK_INVALID. A named field without a value is cleared, if it may be empty.
+        """Which fields to change: `name`, `description`. None: FIELD_REQUIRED; any other:
+        UPDATE_MASK_INVALID. A named field without a value is cleared if it may be empty, else
+        FIELD_INVALID.
         """
 
     def __init__(

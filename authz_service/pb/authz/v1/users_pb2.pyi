@@ -439,10 +439,10 @@ class UpdateUserRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields to change: `email`, `email_verified`, `first_name`, `last_name`, `name`,
-        `profile_picture_url`, `phone_number`, `locale`, `external_id`, `metadata`. Any other
-        path, and an empty mask, is UPDATE_MASK_INVALID. A named field without a value is
-        cleared,
-        if it may be empty.
+        `profile_picture_url`, `phone_number`, `locale`, `external_id`, `metadata`. None:
+        FIELD_REQUIRED; any other: UPDATE_MASK_INVALID. A named field without a value is
+        cleared
+        if it may be empty, else FIELD_INVALID.
         """
 
     def __init__(
