@@ -1,0 +1,110 @@
+"""One line and one observation per call: who called what, how it ended, how long it took.
+
+Formatted by hand: a line through `logging` costs 16 us, this one 2. It never holds a message, a
+secret or metadata; of a caller's text only ids appear, escaped and cut.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quoted
+
+from authz_service.base.clock import boot_seconds, wall_milliseconds
+from authz_service.rpc import metadata
+from authz_service.rpc.call import Call, Context
+from authz_service.rpc.methods import DECISION, Method
+from authz_service.telemetry.metrics import Metrics
+
+UNKNOWN_METHOD = "unknown"
+TEXT_MAX = 128
+
+
+class Record:
+    """What is known of a call so far; filled on its way and written at its end.
+
+    Attributes:
+        found: The metadata with a meaning, unchecked (``metadata.collected``).
+        code: Name of the gRPC code; OK until a refusal says otherwise.
+        reason: The reason of the refusal, empty for OK.
+        allowed: True only for a decision that was answered with yes.
+    """
+
+    __slots__ = (
+        "actor_id", "actor_kind", "allowed", "call", "code", "context", "found", "method", "reason",
+        "request_id", "trace_id",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, method: Method | None, found: dict[str, str]) -> None:
+        self.call = call
+        self.method = method
+        self.found = found
+        self.request_id = metadata.request_id(found)
+        self.trace_id = metadata.trace_id(found)
+        self.actor_kind = ""
+        self.actor_id = ""
+        self.context: Context | None = None
+        self.code = "OK"
+        self.reason = ""
+        self.allowed = False
+
+
+class AccessLog:
+    """Writes the records of calls.
+
+    Args:
+        write: Takes one line; must neither wait nor raise (``telemetry.logs.Lines.write``).
+        allowed_every: Of the decisions answered with yes, every how manyth is written; 1 = all.
+            Everything else is always written.
+    """
+
+    def __init__(
+        self, write: Callable[[str], None], metrics: Metrics, *, allowed_every: int = 1
+    ) -> None:
+        self._write = write
+        self._metrics = metrics
+        self._allowed_every = allowed_every
+        self._allowed_seen = 0
+        # (second since 1970, that second as text): one value, so that threads see both or neither.
+        self._clock_text = (-1, "")
+
+    def end(self, record: Record) -> None:
+        """Counts the call and writes its line."""
+        seconds = boot_seconds() - record.call.arrived
+        method = record.method
+        path = method.path if method is not None else UNKNOWN_METHOD
+        self._metrics.rpc_seconds.observe(seconds, path, record.code)
+        if record.allowed and method is not None and method.work == DECISION:
+            # Two threads may count the same number: then one line more or less is written.
+            self._allowed_seen += 1
+            if self._allowed_seen % self._allowed_every:
+                return
+        self._write(self._line(record, path, seconds))
+
+    def _line(self, record: Record, path: str, seconds: float) -> str:
+        line = (
+            f'{{"time":"{self._now()}","method":"{path}","code":"{record.code}",'
+            f'"seconds":{seconds:.6f},"request_id":{quoted(record.request_id)}'
+        )
+        if record.reason:
+            line += f',"reason":"{record.reason}"'
+        if record.actor_kind:
+            line += f',"actor_kind":"{record.actor_kind}"'
+            line += f',"actor_id":{quoted(record.actor_id[:TEXT_MAX])}'
+        if record.trace_id:
+            line += f',"trace_id":"{record.trace_id}"'
+        context = record.context
+        if context is not None:
+            if context.organization_id:
+                line += f',"organization_id":{quoted(context.organization_id[:TEXT_MAX])}'
+            for key, value in context.log.items():
+                shown = quoted(value[:TEXT_MAX]) if isinstance(value, str) else value
+                line += f',"{key}":{shown}'
+        return line + "}"
+
+    def _now(self) -> str:
+        milliseconds = wall_milliseconds()
+        second, text = self._clock_text
+        if second != milliseconds // 1000:
+            second = milliseconds // 1000
+            text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._clock_text = (second, text)
+        return f"{text}.{milliseconds % 1000:03d}Z"

@@ -1,0 +1,345 @@
+"""The hall every call passes through, whatever it came in by. Knows no transport and no concern.
+
+    access_log -> errors -> metadata -> admission -> auth -> rate -> decode -> validation
+    -> handler -> encode
+
+Nothing of a request is read before its caller is known, and nothing leaves but through the one
+catcher of `rpc/errors.py`.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.rpc.code_pb2 import Code
+
+from authz_service.base.clock import boot_seconds
+from authz_service.base.errors import InvalidArgument, limit_reached
+from authz_service.rpc import auth, methods
+from authz_service.rpc import metadata as call_metadata
+from authz_service.rpc import status as statuses
+from authz_service.rpc.access_log import AccessLog, Record
+from authz_service.rpc.admission import Admission, deadline_exceeded, shutting_down
+from authz_service.rpc.auth import Authenticator, Caller
+from authz_service.rpc.call import (
+    Call,
+    CallerGone,
+    Cancelled,
+    Context,
+    CredentialChanged,
+    Reply,
+    UnknownMethod,
+)
+from authz_service.rpc.errors import Catcher
+from authz_service.rpc.metadata import CallMetadata
+from authz_service.rpc.methods import CLIENT_STREAM, SERVER_STREAM, UNARY, WATCH, Method
+from authz_service.rpc.rate import Rate
+from authz_service.rpc.validation import Validator
+from authz_service.telemetry.logs import Logger
+from authz_service.telemetry.metrics import Metrics
+
+# Bytes that are no message are refused with this; no field can be named.
+NO_MESSAGE_RULE = "the bytes are not a message of this method"
+
+
+class Hall:
+    """Answers calls by the registered servicers.
+
+    A servicer's method has the RPC's name and takes ``(request, context)``; it returns the response
+    message, or an iterator of them for a server stream. The request of a client stream is an
+    iterator of decoded messages. All are synchronous and may be called by many threads at once.
+
+    Args:
+        call_seconds_max: Unary calls get at most this long, whatever deadline they came with.
+        message_bytes_max: Largest request and response message.
+    """
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        admission: Admission,
+        rate: Rate,
+        access_log: AccessLog,
+        logger: Logger,
+        metrics: Metrics,
+        validator: Validator | None = None,
+        call_seconds_max: float = 10.0,
+        message_bytes_max: int = 4 * 1024 * 1024,
+    ) -> None:
+        self._authenticator = authenticator
+        self._admission = admission
+        self._rate = rate
+        self._access_log = access_log
+        self._catcher = Catcher(logger, metrics)
+        self._validator = validator or Validator()
+        self._call_seconds_max = call_seconds_max
+        self._message_bytes_max = message_bytes_max
+        self._methods: dict[str, Method] = {}
+        self._handlers: dict[str, Callable[[Any, Context], Any]] = {}
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """All registered methods by path."""
+        return self._methods
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Full names of the registered services, in the order of registration."""
+        return tuple(dict.fromkeys(method.service for method in self._methods.values()))
+
+    @property
+    def message_bytes_max(self) -> int:
+        """Largest request and response message, in bytes."""
+        return self._message_bytes_max
+
+    def register(self, service: ServiceDescriptor, servicer: object, *, known_as: str = "") -> None:
+        """Binds the methods of a service to the attributes of a servicer with the same names.
+
+        Args:
+            known_as: The service's name on the wire, where it differs from the descriptor's own;
+                its rule is then in ``auth.RULES_OF_OTHERS``.
+
+        Raises:
+            ValueError: A method without scope, without a handler, or registered twice.
+        """
+        rule = auth.RULES_OF_OTHERS.get(known_as or service.full_name)
+        for path, method in methods.methods_of(service, known_as=known_as, rule=rule).items():
+            handler = getattr(servicer, method.name, None)
+            if not callable(handler):
+                raise ValueError(
+                    f"{type(servicer).__name__} has no method {method.name} for {path}"
+                )
+            if path in self._methods:
+                raise ValueError(f"{path} is registered already")
+            self._methods[path] = method
+            self._handlers[path] = handler
+
+    def close(self) -> None:
+        """Refuses calls that arrive from now on with SHUTTING_DOWN, and tells streams to end."""
+        self._admission.close()
+
+    def answer(self, calls: Sequence[Call]) -> list[Reply]:
+        """Answers unary calls, each for itself, in order."""
+        return [self._answer(call) for call in calls]
+
+    def stream(self, call: Call, is_cancelled: Cancelled) -> Generator[bytes | Reply, None, None]:
+        """Answers a server stream: yields its messages, and at the end one reply without payload.
+
+        Whoever takes it must exhaust or close it: it holds a place of the admission.
+        """
+        record = self._begin(call)
+        try:
+            yield from self._catcher.replies(self._serve_stream(record, is_cancelled), record)
+        except GeneratorExit:
+            record.code = statuses.CODE_NAMES[Code.CANCELLED]
+            raise
+        finally:
+            self._access_log.end(record)
+
+    def collect(self, call: Call, requests: Iterator[bytes], is_cancelled: Cancelled) -> Reply:
+        """Answers a client stream. The iterator may raise CallerGone."""
+        record = self._begin(call)
+        steps = partial(self._serve_collect, requests=requests, is_cancelled=is_cancelled)
+        return self._end(self._catcher.reply(steps, record), record)
+
+    def admit(self, call: Call) -> Reply | None:
+        """Checks the credential of a call that somebody else answers (``RULES_OF_OTHERS``).
+
+        Returns:
+            None if it may go on, else the refusal to send.
+        """
+        record = self._begin(call)
+        reply = self._catcher.reply(self._serve_admit, record)
+        if reply.status is None:
+            return None
+        return self._end(reply, record)
+
+    def refuse(self, call: Call, refusal: Exception) -> Reply:
+        """Returns the refusal that a front decided on by itself, logged like any other."""
+        record = self._begin(call)
+
+        def steps(record: Record) -> bytes:
+            raise refusal
+
+        return self._end(self._catcher.reply(steps, record), record)
+
+    def _answer(self, call: Call) -> Reply:
+        record = self._begin(call)
+        return self._end(self._catcher.reply(self._serve_unary, record), record)
+
+    def _begin(self, call: Call) -> Record:
+        return Record(call, self._methods.get(call.method), call_metadata.collected(call.metadata))
+
+    def _end(self, reply: Reply, record: Record) -> Reply:
+        self._access_log.end(record)
+        return reply
+
+    def _serve_unary(self, record: Record) -> bytes:
+        method = self._expected(record, UNARY)
+        call = record.call
+        metadata = call_metadata.checked(record.found, is_mutating=method.is_mutating)
+        self._admission.enter(call, method.work)
+        try:
+            deadline = call.arrived + self._call_seconds_max
+            if call.deadline is not None and call.deadline < deadline:
+                deadline = call.deadline
+            caller, context = self._context(record, method, metadata, deadline)
+            payload = call.payload if call.read is None else call.read()
+            request = self._decoded(payload, method)
+            self._rate.charge(caller.kind, caller.id, method.cost(request))
+            self._validator.check(request)
+            if method.names_organization:
+                context.organization_id = request.organization_id  # type: ignore[attr-defined]
+            handler = self._handlers[method.path]
+            if boot_seconds() >= deadline:
+                raise deadline_exceeded()
+            try:
+                response = handler(request, context)
+            except CredentialChanged:
+                context = self._again(record, method, metadata, deadline, context)
+                response = handler(request, context)
+            payload = self._encoded(response, method)
+            if method.answers_allowed:
+                record.allowed = response.allowed
+            return payload
+        finally:
+            self._admission.leave(method.work)
+
+    def _serve_stream(self, record: Record, is_cancelled: Cancelled) -> Iterator[bytes]:
+        method = self._expected(record, SERVER_STREAM)
+        call = record.call
+        metadata = call_metadata.checked(record.found, is_mutating=method.is_mutating)
+        self._admission.enter(call, method.work)
+        try:
+            caller, context = self._context(record, method, metadata, call.deadline)
+            context.is_cancelled = self._ending(is_cancelled)
+            payload = call.payload if call.read is None else call.read()
+            request = self._decoded(payload, method)
+            self._rate.charge(caller.kind, caller.id, method.cost(request))
+            self._validator.check(request)
+            if method.names_organization:
+                context.organization_id = request.organization_id  # type: ignore[attr-defined]
+            for response in self._handlers[method.path](request, context):
+                yield self._encoded(response, method)
+            if is_cancelled():
+                raise CallerGone
+            if method.work == WATCH and self._admission.is_closed:
+                # Such a stream has no end of its own: it ended because it was told to.
+                raise shutting_down()
+        finally:
+            self._admission.leave(method.work)
+
+    def _serve_collect(
+        self, record: Record, *, requests: Iterator[bytes], is_cancelled: Cancelled
+    ) -> bytes:
+        method = self._expected(record, CLIENT_STREAM)
+        metadata = call_metadata.checked(record.found, is_mutating=method.is_mutating)
+        self._admission.enter(record.call, method.work)
+        try:
+            caller, context = self._context(record, method, metadata, record.call.deadline)
+            context.is_cancelled = self._ending(is_cancelled)
+            self._rate.charge(caller.kind, caller.id, methods.COST_WRITE)
+            response = self._handlers[method.path](self._messages(requests, method), context)
+            return self._encoded(response, method)
+        finally:
+            self._admission.leave(method.work)
+
+    def _serve_admit(self, record: Record) -> bytes:
+        path = record.call.method
+        service = path[1:].rpartition("/")[0]
+        rule = auth.RULES_OF_OTHERS[service]
+        metadata = call_metadata.checked(record.found, is_mutating=False)
+        caller, _ = self._authenticator.authenticate(
+            record.call, metadata, scope=rule.scope, work=rule.work
+        )
+        record.actor_kind, record.actor_id = caller.kind, caller.id
+        self._rate.admit(caller.kind, caller.id)
+        return b""
+
+    def _expected(self, record: Record, streaming: str) -> Method:
+        method = record.method
+        if method is None or method.streaming != streaming:
+            raise UnknownMethod
+        return method
+
+    def _context(
+        self, record: Record, method: Method, metadata: CallMetadata, deadline: float | None
+    ) -> tuple[Caller, Context]:
+        """Authenticates, takes the caller's rate, and returns what the servicer may know."""
+        # Nothing repeats a stream whose credential changed: it is never admitted provisionally.
+        caller, is_provisional = self._authenticator.authenticate(
+            record.call,
+            metadata,
+            scope=method.scope,
+            work=method.work,
+            from_source=method.streaming != UNARY,
+        )
+        record.actor_kind, record.actor_id = caller.kind, caller.id
+        self._rate.admit(caller.kind, caller.id)
+        context = Context(
+            method.path,
+            auth.actor_of(caller, metadata, record.request_id),
+            deadline,
+            metadata.idempotency_key,
+            (caller.id, caller.revision) if is_provisional else None,
+        )
+        record.context = context
+        return caller, context
+
+    def _again(
+        self,
+        record: Record,
+        method: Method,
+        metadata: CallMetadata,
+        deadline: float | None,
+        before: Context,
+    ) -> Context:
+        """Returns the context of a second try, with the credential as it is now."""
+        caller, _ = self._authenticator.authenticate(
+            record.call, metadata, scope=method.scope, work=method.work, from_source=True
+        )
+        context = Context(
+            method.path, auth.actor_of(caller, metadata, record.request_id), deadline,
+            metadata.idempotency_key, organization_id=before.organization_id,
+        )  # fmt: skip
+        record.context = context
+        return context
+
+    def _ending(self, is_cancelled: Cancelled) -> Cancelled:
+        admission = self._admission
+        return lambda: is_cancelled() or admission.is_closed
+
+    def _decoded(self, payload: bytes, method: Method) -> Message:
+        size, maximum = len(payload), self._message_bytes_max
+        if size > maximum:
+            raise InvalidArgument(
+                "REQUEST_TOO_LARGE",
+                f"the message has {size} bytes, at most {maximum} are allowed",
+                metadata={"field": "", "maximum": maximum, "actual": size},
+            )
+        try:
+            return method.request_class.FromString(payload)
+        except DecodeError:
+            # From None: the decoder's own words may repeat what was sent.
+            raise InvalidArgument(
+                "FIELD_INVALID", NO_MESSAGE_RULE, metadata={"field": "", "rule": NO_MESSAGE_RULE}
+            ) from None
+
+    def _messages(self, requests: Iterator[bytes], method: Method) -> Iterator[Message]:
+        for payload in requests:
+            request = self._decoded(payload, method)
+            self._validator.check(request)
+            yield request
+
+    def _encoded(self, response: Message, method: Method) -> bytes:
+        if type(response) is not method.response_class:
+            raise TypeError(f"{method.path} answered with a {type(response).__name__}")
+        payload = response.SerializeToString()
+        # The same code that gRPC gives an oversized message; the caller asks for less at once. A
+        # write has happened by now: its answers are small, so that this does not meet them.
+        if len(payload) > self._message_bytes_max:
+            raise limit_reached("answer_message_bytes", maximum=self._message_bytes_max)
+        return payload
