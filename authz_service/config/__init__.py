@@ -1,0 +1,28 @@
+"""Every setting of the service, and the only reader of the environment.
+
+``groups`` declares them, ``kinds`` and ``values`` read them, ``conflicts`` compares them and
+``environment`` puts a ``Config`` together. Only ``server``, ``supervisor``, ``sidecar`` and ``cli``
+import this; all other parts receive plain values.
+"""
+
+from authz_service.config.conflicts import Problem
+from authz_service.config.environment import Config, ConfigError, dev_environment, settings
+from authz_service.config.groups import Database, Limits, Security, Server
+from authz_service.config.kinds import Setting
+from authz_service.config.values import EXAMPLE_ROOT_KEY, Address, TlsClient
+
+__all__ = [
+    "EXAMPLE_ROOT_KEY",
+    "Address",
+    "Config",
+    "ConfigError",
+    "Database",
+    "Limits",
+    "Problem",
+    "Security",
+    "Server",
+    "Setting",
+    "TlsClient",
+    "dev_environment",
+    "settings",
+]
