@@ -107,7 +107,7 @@ def _bad_request(refusal: Refusal, bytes_left: int) -> Any:
         bytes_left -= len(field.encode()) + len(description.encode()) + 8
         if bytes_left < 0:
             break
-        request.field_violations.add(field=field, description=description, reason=refusal.reason)
+        request.field_violations.add(field=field, description=description)
     return Any(type_url=_BAD_REQUEST, value=request.SerializeToString())
 
 

@@ -224,7 +224,7 @@ class Front:
         """Waits until the server has ended; True if the time was over before."""
         return bool(self._server.wait_for_termination(timeout_seconds))
 
-    def _new_server(self, routes: grpc.GenericRpcHandler[Any, Any]) -> grpc.Server:
+    def _new_server(self, routes: "_Routes") -> grpc.Server:
         settings = self._settings
         message_bytes_max = self._hall.message_bytes_max
         options = [
@@ -492,7 +492,7 @@ class _Route:
     waiting_max: int
 
 
-class _Routes(grpc.GenericRpcHandler[Any, Any]):
+class _Routes(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Finds the route of a call. grpcio asks in its one polling thread, before it takes another."""
 
     def __init__(self, routes: dict[str, _Route], refusals: _Pool) -> None:

@@ -1,0 +1,136 @@
+"""A hall with the test service, its parts visible to the tests."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from authz_service.base import ids, secrets
+from authz_service.base.secrets import Secret
+from authz_service.rpc.access_log import AccessLog
+from authz_service.rpc.admission import Admission
+from authz_service.rpc.auth import Authenticator, Client, Credential
+from authz_service.rpc.call import Call, Metadata, Reply
+from authz_service.rpc.hall import Hall
+from authz_service.rpc.rate import Rate
+from authz_service.rpc.validation import Validator
+from authz_service.telemetry import logs
+from authz_service.telemetry.metrics import Metrics
+from tests.rpc import widgets
+
+KEY = b"k" * 32
+FIRST = "azc_first_secret_of_the_tests"
+
+
+class Credentials:
+    """The credentials of a test, and how often they were asked for."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Credential] = {}
+        self.asked: list[str] = []
+
+    def find(self, id: str) -> Credential | None:
+        """What the authenticator asks."""
+        self.asked.append(id)
+        return self.by_id.get(id)
+
+    def add(self, *scopes: str, **changes: Any) -> str:
+        """Adds a credential with these scopes; returns its secret."""
+        id = ids.new(ids.CREDENTIAL)
+        secret = secrets.make(secrets.SERVICE_CREDENTIAL, ids.CREDENTIAL, id).reveal()
+        hashes = ((secrets.hashed(KEY, secret), changes.pop("until", None)),)
+        self.by_id[id] = Credential(id, hashes, frozenset(scopes), **changes)
+        return secret
+
+
+@dataclass
+class Building:
+    """A hall and everything in it."""
+
+    hall: Hall
+    servicer: widgets.WidgetServicer
+    credentials: Credentials
+    metrics: Metrics
+    lines: list[str]
+    admission: Admission
+    now: list[datetime]
+    validator: Validator = field(default_factory=Validator)
+
+    def log(self) -> list[dict[str, Any]]:
+        """All lines written so far."""
+        return [json.loads(line) for line in self.lines]
+
+
+class ListedLines(logs.Lines):
+    """Lines that are kept instead of written."""
+
+    def __init__(self, kept: list[str]) -> None:
+        self.kept = kept
+
+    def write(self, line: str) -> None:
+        """Keeps the line."""
+        self.kept.append(line)
+
+
+def build(**changes: Any) -> Building:
+    """Returns a building; changes: threads, watch_streams, per_second, clients and the hall's."""
+    metrics = Metrics()
+    lines: list[str] = []
+    credentials = Credentials()
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    admission = Admission(
+        threads=changes.pop("threads", 8),
+        watch_streams=changes.pop("watch_streams", 2),
+        queue_seconds_max=changes.pop("queue_seconds_max", 0.5),
+        metrics=metrics,
+    )
+    authenticator = Authenticator(
+        find_credential=credentials.find,
+        keys=(KEY,),
+        first_credential=Secret(FIRST),
+        clients=changes.pop("clients", {"spiffe://test/app": Client("app", frozenset({"read"}))}),
+        now=lambda: now[0],
+    )
+    validator = Validator(frozenset({"test.v1.BatchCheckRequest.items"}))
+    hall = Hall(
+        authenticator=authenticator,
+        admission=admission,
+        rate=Rate(per_second=changes.pop("per_second", 0), metrics=metrics),
+        access_log=AccessLog(lines.append, metrics, allowed_every=changes.pop("allowed_every", 1)),
+        logger=logs.logger(ListedLines(lines)),
+        metrics=metrics,
+        validator=validator,
+        **changes,
+    )
+    servicer = widgets.WidgetServicer()
+    hall.register(widgets.service(), servicer)
+    return Building(hall, servicer, credentials, metrics, lines, admission, now, validator)
+
+
+@pytest.fixture
+def building() -> Iterator[Building]:
+    """A building with the usual sizes and no rate limit."""
+    yield build()
+
+
+def bearer(secret: str) -> tuple[tuple[str, str], ...]:
+    """Metadata with a bearer."""
+    return (("authorization", f"Bearer {secret}"),)
+
+
+def call(
+    name: str, request: Any = None, metadata: Metadata = bearer(FIRST), **changes: Any
+) -> Call:  # fmt: skip
+    """A call of a method of the test service, by the first credential unless told otherwise."""
+    if request is None:
+        request = widgets.REQUESTS[name]()
+    payload = request if isinstance(request, bytes) else request.SerializeToString()
+    return Call(widgets.path(name), metadata, payload, **changes)
+
+
+def answer(building: Building, *args: Any, **changes: Any) -> Reply:
+    """The reply to one unary call."""
+    return building.hall.answer((call(*args, **changes),))[0]
