@@ -137,7 +137,7 @@ class Security:
         None,
         variable="AUTHZ_FIRST_CREDENTIAL",
         unit="service credential",
-        range="a service credential (azc_…) as `authz keys new` prints it",
+        range="a service credential (azc_…)",
         why="A credential with the scope admin, valid while it is set: to create the first real"
         " ones. Remove it afterwards.",
         parse=values.first_credential,
