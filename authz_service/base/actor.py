@@ -1,6 +1,8 @@
-"""Who is calling: the result of authentication, carried with the call and put on the transaction."""
+"""Who is calling: the result of authentication, carried with the call and the transaction."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from authz_service.base.errors import PermissionDenied
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,6 @@ class Actor:
     organization_ids: frozenset[str] = frozenset()
     on_behalf_of_user_id: str = ""
     request_id: str = ""
-    name: str = field(default="", compare=False)
 
     def has_scope(self, scope: str) -> bool:
         """True if the credential carries the scope, or ``admin``."""
@@ -31,6 +32,17 @@ class Actor:
     def may_see(self, organization_id: str) -> bool:
         """True unless the credential is restricted to other organizations (C16)."""
         return not self.organization_ids or organization_id in self.organization_ids
+
+    def require_unrestricted(self) -> None:
+        """Refuses a credential that is restricted to organizations (C16).
+
+        Raises:
+            PermissionDenied: ORGANIZATION_RESTRICTED.
+        """
+        if self.organization_ids:
+            raise PermissionDenied(
+                "ORGANIZATION_RESTRICTED", "the credential is restricted to organizations"
+            )
 
 
 SYSTEM = Actor(kind="SYSTEM", id="system", scopes=frozenset({"admin"}))

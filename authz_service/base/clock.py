@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 Clock = Callable[[], datetime]
 
@@ -20,3 +20,17 @@ def wall_milliseconds() -> int:
 def boot_seconds() -> float:
     """Returns seconds on a clock that never jumps and counts while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def microseconds(instant: datetime) -> int:
+    """Returns an instant as whole microseconds since 1970, as it is stored and compared."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def to_datetime(instant: int) -> datetime:
+    """Returns a stored instant as a datetime in UTC."""
+    return _EPOCH + timedelta(microseconds=instant)

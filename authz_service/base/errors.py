@@ -61,7 +61,7 @@ class PermissionDenied(Refusal):
 
 
 class NotFound(Refusal):
-    """What the request names does not exist, or is hidden from this caller (product.md C16, C17)."""
+    """What the request names does not exist, or is hidden from this caller (C16, C17)."""
 
 
 class AlreadyExists(Refusal):

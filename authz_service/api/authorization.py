@@ -1,0 +1,182 @@
+"""AuthorizationService: decisions. The lists and Explain are in ``discovery.py``."""
+
+from collections.abc import Collection
+
+from google.rpc.status_pb2 import Status
+
+from authz_service.api import render
+from authz_service.api.consistency import Freshness
+from authz_service.base import errors
+from authz_service.base.actor import Actor
+from authz_service.engine import limits
+from authz_service.engine.check import decide, permission_not_found, subject_not_found
+from authz_service.engine.facts import Ask, Facts, FactSource, ResourceRef, Subject
+from authz_service.pb.authz.v1 import authorization_pb2 as pb
+from authz_service.rpc.call import Context, CredentialChanged
+from authz_service.rpc.status import status_of
+
+
+class AuthorizationServicer:
+    """Check, BatchCheck and CheckMatrix.
+
+    Args:
+        facts: Where they come from.
+        freshness: Reads ``consistency``, makes tokens.
+        batch_items_max: Items of one BatchCheck.
+    """
+
+    def __init__(self, facts: FactSource, freshness: Freshness, batch_items_max: int) -> None:
+        self._facts = facts
+        self._freshness = freshness
+        self._batch_items_max = batch_items_max
+
+    def Check(self, request: pb.CheckRequest, context: Context) -> pb.CheckResponse:
+        ask = Ask(
+            render.subject(request.subject),
+            request.permission_slug,
+            render.resource_ref(request.resource),
+        )
+        wanted = self._freshness.wanted(request.consistency)
+        facts = self._load(context, (ask.subject,), (ask.permission_slug,), (ask.resource,))
+        self._freshness.check(wanted, facts.revisions)
+        decision = decide(_visible(facts, context.actor), ask)
+        response = pb.CheckResponse(
+            allowed=decision.allowed, consistency_token=self._freshness.token(facts.revisions)
+        )
+        if decision.allowed_until is not None:
+            response.allowed_until.CopyFrom(render.timestamp(decision.allowed_until))
+        return response
+
+    def BatchCheck(self, request: pb.BatchCheckRequest, context: Context) -> pb.BatchCheckResponse:
+        if len(request.items) > self._batch_items_max:
+            raise errors.request_too_large(
+                "items", maximum=self._batch_items_max, actual=len(request.items)
+            )
+        wanted = self._freshness.wanted(request.consistency)
+        asks = [_ask(item) for item in request.items]
+        answerable = [ask for ask in asks if isinstance(ask, Ask)]
+        facts = self._load(
+            context,
+            {ask.subject for ask in answerable},
+            {ask.permission_slug for ask in answerable},
+            {ask.resource for ask in answerable},
+        )
+        self._freshness.check(wanted, facts.revisions)
+        visible = _visible(facts, context.actor)
+        response = pb.BatchCheckResponse(consistency_token=self._freshness.token(facts.revisions))
+        add = response.results.add
+        for ask in asks:
+            if isinstance(ask, errors.Refusal):
+                add().error.CopyFrom(status_of(ask))
+                continue
+            try:
+                decision = decide(visible, ask)
+            except errors.Refusal as refusal:
+                add().error.CopyFrom(status_of(refusal))
+                continue
+            answer = add().decision
+            # A decision that says no must still be there: an empty message counts as absent.
+            answer.SetInParent()
+            if decision.allowed:
+                answer.allowed = True
+                if decision.allowed_until is not None:
+                    answer.allowed_until.CopyFrom(render.timestamp(decision.allowed_until))
+        return response
+
+    def CheckMatrix(
+        self, request: pb.CheckMatrixRequest, context: Context
+    ) -> pb.CheckMatrixResponse:
+        for field, maximum in (
+            ("permission_slugs", limits.MATRIX_PERMISSIONS_MAX),
+            ("resources", limits.MATRIX_RESOURCES_MAX),
+        ):
+            actual = len(getattr(request, field))
+            if actual > maximum:
+                raise errors.request_too_large(field, maximum=maximum, actual=actual)
+        subject = render.subject(request.subject)
+        slugs = tuple(request.permission_slugs)
+        resources = [
+            render.resource_ref(resource, f"resources[{i}]")
+            for i, resource in enumerate(request.resources)
+        ]
+        wanted = self._freshness.wanted(request.consistency)
+        facts = self._load(context, (subject,), set(slugs), set(resources))
+        self._freshness.check(wanted, facts.revisions)
+        visible = _visible(facts, context.actor)
+        if subject not in visible.grants:
+            raise subject_not_found(subject)
+        for slug in slugs:
+            if slug not in visible.permission_types:
+                raise permission_not_found(slug)
+        response = pb.CheckMatrixResponse(consistency_token=self._freshness.token(facts.revisions))
+        for resource in resources:
+            row = response.rows.add()
+            error = _fill_row(row, visible, subject, slugs, resource)
+            if error is not None:
+                row.error.CopyFrom(error)
+        return response
+
+    def _load(
+        self,
+        context: Context,
+        subjects: Collection[Subject],
+        permission_slugs: Collection[str],
+        resources: Collection[ResourceRef],
+    ) -> Facts:
+        """Returns the facts of a call, and confirms the remembered credential that admitted it."""
+        credential = context.provisional_credential
+        if credential is None:
+            return self._facts.load(subjects, permission_slugs, resources)
+        credential_id, revision = credential
+        facts = self._facts.load(subjects, permission_slugs, resources, credential_id=credential_id)
+        if facts.credential_revision != revision:
+            raise CredentialChanged
+        return facts
+
+
+def _ask(item: pb.BatchCheckItem) -> Ask | errors.Refusal:
+    try:
+        subject = render.subject(item.subject)
+        slug = render.required("permission_slug", item.permission_slug)
+        return Ask(subject, slug, render.resource_ref(item.resource))
+    except errors.Refusal as refusal:
+        return refusal
+
+
+def _fill_row(
+    row: pb.CheckMatrixRow,
+    facts: Facts,
+    subject: Subject,
+    slugs: tuple[str, ...],
+    resource: ResourceRef,
+) -> Status | None:
+    allowed = []
+    for slug in slugs:
+        try:
+            allowed.append(decide(facts, Ask(subject, slug, resource)).allowed)
+        except errors.NotFound as refusal:
+            return status_of(refusal)
+        except errors.InvalidArgument:
+            # A permission of another type than the resource's is simply not allowed there (M20a).
+            allowed.append(False)
+    row.allowed.extend(allowed)
+    return None
+
+
+def _visible(facts: Facts, actor: Actor) -> Facts:
+    """Returns the facts without subjects that a restricted credential may not see (C16)."""
+    if not actor.organization_ids:
+        return facts
+    grants = {
+        subject: held
+        for subject, held in facts.grants.items()
+        if held.organization_id in actor.organization_ids
+    }
+    return Facts(
+        grants,
+        facts.paths,
+        facts.permission_types,
+        facts.now,
+        facts.revisions,
+        facts.credential_revision,
+    )

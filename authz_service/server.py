@@ -1,0 +1,224 @@
+"""Builds one worker from a configuration, and owns its start and stop."""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from types import ModuleType
+
+from authz_service.api.listing import Listings
+from authz_service.api.mutation import Mutations
+from authz_service.api.organizations import OrganizationServicer
+from authz_service.base.actor import SYSTEM
+from authz_service.base.clock import Clock, to_datetime, utc_now
+from authz_service.base.consistency import ConsistencyTokens
+from authz_service.base.errors import Refusal
+from authz_service.base.pages import Pages
+from authz_service.base.sealed import Sealer, derive
+from authz_service.config import Config
+from authz_service.domain import service_credentials
+from authz_service.engine.limits import Limits
+from authz_service.pb.authz.v1 import organizations_pb2
+from authz_service.rpc.access_log import AccessLog
+from authz_service.rpc.admission import Admission
+from authz_service.rpc.auth import Authenticator, Client, Credential
+from authz_service.rpc.fronts.grpcio import Front, Settings
+from authz_service.rpc.fronts.listeners import Listener, Tls
+from authz_service.rpc.hall import Hall
+from authz_service.rpc.rate import Rate
+from authz_service.storage import schema
+from authz_service.storage.database import Database
+from authz_service.telemetry.exposition import Page, Teller
+from authz_service.telemetry.logs import Lines, logger
+from authz_service.telemetry.metrics import Metrics
+
+# Secrets of service credentials are hashed under keys of this purpose.
+CREDENTIAL_PURPOSE = "service-credential"
+_PROBE_SECONDS = 1.0
+
+
+class Worker:
+    """One serving process: a hall with all services, and the fronts before it.
+
+    Args:
+        config: Everything it may know of its surroundings.
+        metrics_socket: Where a supervisor asks for the metrics; without one the worker shows them
+            at ``AUTHZ_METRICS_LISTEN`` itself.
+        clock: The wall clock.
+
+    Raises:
+        SchemaError: The database is not one this program may use.
+        Unlistenable: An address cannot be listened on.
+    """
+
+    def __init__(
+        self, config: Config, *, metrics_socket: str | None = None, clock: Clock = utc_now
+    ) -> None:
+        self._config = config
+        self._exits = contextlib.ExitStack()
+        self._stopping = threading.Event()
+        with contextlib.ExitStack() as building:
+            self._build(config, metrics_socket, clock, building)
+            self._exits = building.pop_all()
+
+    def _build(
+        self,
+        config: Config,
+        metrics_socket: str | None,
+        clock: Clock,
+        exits: contextlib.ExitStack,
+    ) -> None:
+        schema.check(config.database.url.reveal())
+        lines = Lines()
+        exits.callback(lines.close)
+        self.log = logger(lines)
+        self.metrics = Metrics()
+        if metrics_socket is not None:
+            exits.callback(Teller(metrics_socket, self.metrics.render).close)
+        else:
+            listen = config.server.metrics_listen
+            exits.callback(Page(listen.host, listen.port, self.metrics.render).close)
+        self.database = Database(
+            config.database.url.reveal(),
+            pool_size=config.database.pool or config.server.threads + 2,
+            lock_seconds=config.database.lock_seconds,
+            statement_seconds=config.database.statement_seconds,
+            clock=clock,
+            limits=_limits(config),
+        )
+        exits.callback(self.database.close)
+        self.hall = self._hall(config, lines, clock)
+        self._front = Front(
+            self.hall,
+            [Listener(str(config.server.listen), _tls(config), config.security.insecure)],
+            health_listener=(
+                Listener(str(config.server.health_listen), None, config.security.insecure)
+                if config.server.health_listen
+                else None
+            ),
+            settings=Settings(
+                threads=config.server.threads,
+                watch_streams=config.server.watch_streams_max,
+                queue=config.server.queue_max,
+                reuse_port=config.server.workers > 1,
+                reflection=config.server.reflection,
+            ),
+        )
+
+    def _hall(self, config: Config, lines: Lines, clock: Clock) -> Hall:
+        root_keys = config.security.root_key_bytes()
+        credential_keys = [derive(key, CREDENTIAL_PURPOSE) for key in root_keys]
+        tokens = ConsistencyTokens(Sealer(root_keys, "consistency"))
+        mutations = Mutations(self.database, tokens)
+        listings = Listings(Pages(Sealer(root_keys, "page")))
+        hall = Hall(
+            authenticator=Authenticator(
+                find_credential=self._find_credential,
+                keys=credential_keys,
+                first_credential=config.security.first_credential,
+                clients={
+                    name: Client(client.name, client.scopes, client.organization_ids)
+                    for name, client in config.security.tls_clients.items()
+                },
+                now=clock,
+            ),
+            admission=Admission(
+                threads=config.server.threads,
+                watch_streams=config.server.watch_streams_max,
+                queue_seconds_max=config.server.queue_seconds_max,
+                metrics=self.metrics,
+            ),
+            rate=Rate(per_second=config.security.rate_per_second, metrics=self.metrics),
+            access_log=AccessLog(
+                lines.write, self.metrics, allowed_every=_every(config.server.log_allowed_ratio)
+            ),
+            logger=self.log,
+            metrics=self.metrics,
+            call_seconds_max=config.server.call_seconds_max,
+            message_bytes_max=config.limits.message_bytes_max,
+        )
+        for module, servicer in self._servicers(mutations, listings):
+            (service,) = module.DESCRIPTOR.services_by_name.values()
+            hall.register(service, servicer)
+        return hall
+
+    def _servicers(
+        self, mutations: Mutations, listings: Listings
+    ) -> list[tuple[ModuleType, object]]:
+        """One line a service: its generated module and its servicer."""
+        database = self.database
+        return [
+            (organizations_pb2, OrganizationServicer(database, mutations, listings)),
+        ]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, with the ports that were chosen for port 0."""
+        return self._front.addresses
+
+    def start(self) -> None:
+        """Starts to serve, and says so to health checks once the database answers."""
+        self._front.start()
+        self._exits.callback(self._front.stop, self._config.server.drain_seconds)
+        self._probe()
+        self._background(self._probe, _PROBE_SECONDS, "health-probe")
+
+    def stop(self) -> None:
+        """Drains and closes everything, in the order of architecture.md section 9."""
+        self._stopping.set()
+        self._exits.close()
+
+    def _background(self, step: Callable[[], None], seconds: float, name: str) -> None:
+        def run() -> None:
+            while not self._stopping.wait(seconds):
+                step()
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        self._exits.callback(thread.join, 5.0)
+
+    def _probe(self) -> None:
+        try:
+            with self.database.snapshot(SYSTEM) as snapshot:
+                snapshot.connection.exec_driver_sql("SELECT 1")
+        except Refusal as refusal:
+            self.log.warning("database_unavailable", reason=refusal.reason)
+            self._front.set_serving(False)
+        else:
+            self._front.set_serving(True)
+
+    def _find_credential(self, credential_id: str) -> Credential | None:
+        known = service_credentials.find(self.database, credential_id)
+        if known is None:
+            return None
+        return Credential(
+            id=known.id,
+            hashes=tuple(
+                (hashed, None if until is None else to_datetime(until))
+                for hashed, until in known.hashes
+            ),
+            scopes=known.scopes,
+            organization_ids=known.organization_ids,
+            expires_at=None if known.expires_at is None else to_datetime(known.expires_at),
+            is_revoked=known.is_revoked,
+            revision=known.revision,
+        )
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(**{name: getattr(config.limits, name) for name in Limits.__dataclass_fields__})
+
+
+def _every(ratio: float) -> int:
+    """Returns of how many allowed checks one is logged, 0 for none."""
+    return round(1 / ratio) if ratio else 0
+
+
+def _tls(config: Config) -> Tls | None:
+    security = config.security
+    if security.tls_certificate is None or security.tls_key is None:
+        return None
+    return Tls(
+        str(security.tls_certificate),
+        str(security.tls_key),
+        str(security.tls_client_ca or ""),
+    )

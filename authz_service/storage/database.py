@@ -1,0 +1,263 @@
+"""Every transaction of the service: snapshots to read from, and ``write(work)``.
+
+Nothing else begins, commits or rolls back. Connections are in the driver's autocommit mode, so a
+single statement is a snapshot by itself and costs one round trip.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NoReturn, TypeVar
+
+from sqlalchemy import Connection, Executable, Row, insert, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from authz_service.base import errors
+from authz_service.base.actor import Actor
+from authz_service.base.clock import Clock, boot_seconds, microseconds, utc_now
+from authz_service.engine.limits import Limits
+from authz_service.storage import dialects
+from authz_service.storage.tables import Event, EventQueueEntry, Realm
+
+ATTEMPTS_MAX = 3
+T = TypeVar("T")
+RowT = TypeVar("RowT")
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """One consistent state of the database, for reading.
+
+    Attributes:
+        now: The instant of the snapshot in microseconds since 1970, on this server's clock.
+        actor: Who is asking; decides what is visible (product.md C16).
+        limits: Those of the deployment.
+    """
+
+    connection: Connection
+    dialect: dialects.Dialect
+    now: int
+    actor: Actor
+    limits: Limits
+
+
+@dataclass(slots=True)
+class Transaction(Snapshot):
+    """A write under way. ``work`` must touch nothing else, for it may be run again.
+
+    Attributes:
+        session: For rows that the write changes. Use ``add`` for new ones.
+        realms: The realms locked for writing, by id.
+        holds_definitions: The environment is locked shared.
+        events: Event rows recorded so far, in order; written with the commit.
+        tags: Realm to the tags whose facts this write may change (consistency.md 3.2).
+        changed: Realms whose revision was raised.
+    """
+
+    session: Session
+    realms: dict[str, Realm] = field(default_factory=dict)
+    holds_definitions: bool = False
+    events: list[dict[str, Any]] = field(default_factory=list)
+    tags: dict[str, set[str]] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+
+    def add(self, row: RowT) -> RowT:
+        """Inserts a new row at once, so that the order of inserts is the order of the calls."""
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[T]):
+    """What an acknowledged write returns.
+
+    Attributes:
+        result: What ``work`` returned.
+        revisions: The realms it held, with the revisions they have now: the state of the token.
+        tags: What was declared, by realm; tests compare it with the facts.
+    """
+
+    result: T
+    revisions: Mapping[str, int]
+    tags: Mapping[str, frozenset[str]]
+
+
+class Database:
+    """The database of one process.
+
+    Args:
+        url: ``postgresql://…`` or ``sqlite:///file``.
+        pool_size: Connections of this process.
+        lock_seconds, statement_seconds: The longest wait for a lock; the longest statement.
+        clock: The wall clock.
+        limits: Put on each snapshot and transaction.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        lock_seconds: float = 2.0,
+        statement_seconds: float = 5.0,
+        wait_seconds: float = 5.0,
+        clock: Clock = utc_now,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.dialect = dialects.of(url)
+        self._engine = dialects.engine(
+            url,
+            pool_size=pool_size,
+            lock_seconds=lock_seconds,
+            statement_seconds=statement_seconds,
+            wait_seconds=wait_seconds,
+        )
+        self._clock = clock
+        self._limits = limits
+        self._is_postgresql = self.dialect.name == "postgresql"
+        # Called after each commit that recorded events; the feed wakes its watchers.
+        self.on_commit: Callable[[], None] = lambda: None
+
+    def now(self) -> int:
+        """Returns the wall clock in microseconds since 1970."""
+        return microseconds(self._clock())
+
+    def close(self) -> None:
+        """Closes all idle connections."""
+        self._engine.dispose()
+
+    def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Returns the rows of a single statement, which is a snapshot by itself.
+
+        Raises:
+            Unavailable: DATABASE_UNAVAILABLE.
+        """
+        try:
+            with self._engine.connect() as connection:
+                return connection.execute(statement, parameters).all()
+        except (DBAPIError, PoolTimeoutError) as error:
+            self._refuse(error)
+
+    @contextlib.contextmanager
+    def snapshot(self, actor: Actor) -> Iterator[Snapshot]:
+        """Gives one read-only snapshot for any number of statements.
+
+        Raises:
+            Unavailable: DATABASE_UNAVAILABLE.
+        """
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql(
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+                    " SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
+                    if self._is_postgresql
+                    else "BEGIN"
+                )
+                try:
+                    yield Snapshot(connection, self.dialect, self.now(), actor, self._limits)
+                finally:
+                    self._roll_back(connection)
+        except (DBAPIError, PoolTimeoutError) as error:
+            self._refuse(error)
+
+    def write(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        actor: Actor,
+        deadline: float | None = None,
+    ) -> Written[T]:
+        """Runs ``work`` in one transaction and acknowledges it once it is durable.
+
+        An attempt that lost a race (a unique value, a foreign key, a deadlock, a lock's time) is
+        run again and then sees the winner's rows, so that it refuses for the right reason.
+
+        Args:
+            work: Touches nothing but the transaction it is given, which is new for each attempt.
+            deadline: Boot clock, seconds.
+
+        Raises:
+            Refusal: What ``work`` refused.
+            Aborted: CONFLICT after three lost races.
+            Unavailable: DATABASE_UNAVAILABLE; the write may or may not have happened.
+            DeadlineExceeded: Before an attempt began.
+        """
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            if deadline is not None and boot_seconds() >= deadline:
+                raise errors.DeadlineExceeded("DEADLINE_EXCEEDED")
+            try:
+                return self._attempt(work, actor)
+            except DBAPIError as error:
+                if not self.dialect.lost_race(error):
+                    self._refuse(error)
+                if attempt == ATTEMPTS_MAX:
+                    raise errors.Aborted(
+                        "CONFLICT", "a concurrent change won; repeat the call", retry_seconds=0.1
+                    ) from error
+            except PoolTimeoutError as error:
+                self._refuse(error)
+        raise AssertionError("unreachable")
+
+    def _attempt(self, work: Callable[[Transaction], T], actor: Actor) -> Written[T]:
+        with self._engine.connect() as connection:
+            # The realm's lock orders writers; a higher level would only abort them. SQLite takes
+            # its one writer's lock at once, for a reader that becomes a writer may have to fail.
+            connection.exec_driver_sql("BEGIN" if self._is_postgresql else "BEGIN IMMEDIATE")
+            try:
+                session = Session(bind=connection, expire_on_commit=False)
+                tx = Transaction(connection, self.dialect, self.now(), actor, self._limits, session)
+                result = work(tx)
+                session.flush()
+                self._store_events(tx)
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            connection.exec_driver_sql("COMMIT")
+        if tx.changed:
+            self.on_commit()
+        return Written(
+            result,
+            {realm.id: realm.revision for realm in tx.realms.values()},
+            {realm: frozenset(tags) for realm, tags in tx.tags.items()},
+        )
+
+    @staticmethod
+    def _store_events(tx: Transaction) -> None:
+        if not tx.events:
+            return
+        tx.connection.execute(insert(Event), tx.events)
+        tx.connection.execute(
+            insert(EventQueueEntry),
+            [{"realm": event["realm"], "sequence": event["sequence"]} for event in tx.events],
+        )
+        for realm_id in sorted(tx.changed):
+            realm = tx.realms[realm_id]
+            tx.connection.execute(
+                update(Realm)
+                .where(Realm.id == realm.id)
+                .values(revision=realm.revision, last_hash=realm.last_hash)
+            )
+
+    def _roll_back(self, connection: Connection) -> None:
+        try:
+            if self._is_postgresql or connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+                connection.exec_driver_sql("ROLLBACK")
+        except DBAPIError:
+            # The connection is of no use any more; the pool must not hand it out again.
+            connection.invalidate()
+
+    def _refuse(self, error: DBAPIError | PoolTimeoutError) -> NoReturn:
+        if isinstance(error, PoolTimeoutError):
+            raise errors.ResourceExhausted(
+                "OVERLOADED", "all database connections are in use", retry_seconds=1
+            ) from error
+        if self.dialect.timed_out(error):
+            raise errors.DeadlineExceeded("DEADLINE_EXCEEDED") from error
+        if self.dialect.unavailable(error):
+            raise errors.Unavailable(
+                "DATABASE_UNAVAILABLE", "the database cannot be reached", retry_seconds=1
+            ) from error
+        raise error

@@ -1,0 +1,218 @@
+"""What SQLite and PostgreSQL do differently: engines, locks, lists as parameters, error codes."""
+
+import json
+import sqlite3
+from collections.abc import Collection
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+# serialization_failure, deadlock_detected, unique_violation, foreign_key_violation, and
+# lock_not_available: a concurrent writer won; run the work again and let it see the winner's rows.
+_LOST_RACE = {"40001", "40P01", "23505", "23503", "55P03"}
+_STATEMENT_TIMEOUT = "57014"
+
+
+class Dialect:
+    """The differences, chosen once by the database's URL."""
+
+    name: str
+
+    def lock_clause(self, *, shared: bool) -> str:
+        """The suffix that locks the selected rows until the transaction ends."""
+        raise NotImplementedError
+
+    def in_list(self, parameter: str) -> str:
+        """The right side of ``IN`` for one parameter that holds a list of text."""
+        raise NotImplementedError
+
+    def list_value(self, values: Collection[str]) -> Any:
+        """A Python collection as that parameter's value."""
+        raise NotImplementedError
+
+    def probe(self, table: str, name: str, condition: str) -> str:
+        """A join that looks rows up one by one in an index, whatever the planner believes.
+
+        Args:
+            condition: Equalities of the table's columns with columns further left in the FROM.
+        """
+        raise NotImplementedError
+
+    def lost_race(self, error: DBAPIError) -> bool:
+        """True if the transaction lost against a concurrent one and may be run again."""
+        raise NotImplementedError
+
+    def unavailable(self, error: DBAPIError) -> bool:
+        """True if the database, not the statement, is at fault."""
+        raise NotImplementedError
+
+    def timed_out(self, error: DBAPIError) -> bool:
+        """True if the statement was ended for its time."""
+        raise NotImplementedError
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL through psycopg 3."""
+
+    name = "postgresql"
+
+    def lock_clause(self, *, shared: bool) -> str:
+        return " FOR SHARE" if shared else " FOR UPDATE"
+
+    def in_list(self, parameter: str) -> str:
+        return f"(SELECT unnest(CAST(:{parameter} AS text[])))"
+
+    def list_value(self, values: Collection[str]) -> Any:
+        return list(values)
+
+    def probe(self, table: str, name: str, condition: str) -> str:
+        # OFFSET 0 keeps the subquery from being merged into the join and planned by statistics.
+        return (
+            f" CROSS JOIN LATERAL (SELECT * FROM {table} {name} WHERE {condition} OFFSET 0) {name}"
+        )
+
+    def lost_race(self, error: DBAPIError) -> bool:
+        return getattr(error.orig, "sqlstate", None) in _LOST_RACE
+
+    def unavailable(self, error: DBAPIError) -> bool:
+        state = getattr(error.orig, "sqlstate", None)
+        if state is None:
+            return error.connection_invalidated or isinstance(
+                error.orig, psycopg.OperationalError | psycopg.InterfaceError
+            )
+        # Connection exceptions, insufficient resources, operator intervention, system errors.
+        return state[:2] in ("08", "53", "57", "58") and state != _STATEMENT_TIMEOUT
+
+    def timed_out(self, error: DBAPIError) -> bool:
+        return getattr(error.orig, "sqlstate", None) == _STATEMENT_TIMEOUT
+
+
+class SQLite(Dialect):
+    """SQLite in this process: one writer at a time, readers see snapshots (WAL)."""
+
+    name = "sqlite"
+
+    def lock_clause(self, *, shared: bool) -> str:
+        return ""
+
+    def in_list(self, parameter: str) -> str:
+        return f"(SELECT value FROM json_each(:{parameter}))"
+
+    def list_value(self, values: Collection[str]) -> Any:
+        return json.dumps(list(values))
+
+    def probe(self, table: str, name: str, condition: str) -> str:
+        # SQLite keeps the order of CROSS JOIN.
+        return f" CROSS JOIN {table} {name} ON {condition}"
+
+    def lost_race(self, error: DBAPIError) -> bool:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        return code in (
+            sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+            sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+            sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_BUSY_SNAPSHOT,
+        )
+
+    def unavailable(self, error: DBAPIError) -> bool:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        return code in (
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+        )
+
+    def timed_out(self, error: DBAPIError) -> bool:
+        return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
+
+
+def _lower(value: str | None) -> str | None:
+    return None if value is None else value.lower()
+
+
+def of(url: str | URL) -> Dialect:
+    """Returns the dialect of a database URL.
+
+    Raises:
+        ValueError: For a database we do not support.
+    """
+    backend = make_url(url).get_backend_name()
+    if backend == "postgresql":
+        return PostgreSQL()
+    if backend == "sqlite":
+        return SQLite()
+    raise ValueError(f"databases of kind {backend} are not supported")
+
+
+def engine(
+    url: str,
+    *,
+    pool_size: int,
+    lock_seconds: float,
+    statement_seconds: float,
+    wait_seconds: float,
+) -> Engine:
+    """Returns an engine whose connections are in the driver's autocommit mode.
+
+    Transactions are begun and ended by database.py in so many words, so that a single statement is
+    one round trip.
+
+    Args:
+        pool_size: Connections kept and allowed.
+        lock_seconds: The longest wait for a row lock (SQLite: for the writer's lock).
+        statement_seconds: The longest statement.
+        wait_seconds: The longest wait for a free connection.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=wait_seconds,
+            pool_reset_on_return=None,
+            isolation_level="AUTOCOMMIT",
+            connect_args={
+                # An idle transaction would hold its realm's lock: a paused writer is cut off.
+                "options": f"-c statement_timeout={int(statement_seconds * 1000)}"
+                f" -c lock_timeout={int(lock_seconds * 1000)}"
+                " -c idle_in_transaction_session_timeout=2000 -c timezone=UTC"
+                # Our statements are look-ups through indexes: neither compiling them nor choosing a
+                # plan by the size of a table can save anything. database.snapshot() lets the
+                # statements about many objects at once use hashes again.
+                " -c jit=off -c plan_cache_mode=force_generic_plan"
+                " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off",
+                "connect_timeout": 5,
+                "prepare_threshold": 2,
+            },
+        )
+    made = create_engine(
+        parsed,
+        poolclass=QueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=wait_seconds,
+        pool_reset_on_return=None,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"timeout": lock_seconds, "check_same_thread": False},
+    )
+
+    @event.listens_for(made, "connect")
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # WAL without FULL may lose the last commits when the machine loses power; an acknowledged
+        # write must be as durable as its database.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA mmap_size = 268435456")
+        # SQLite's own lower() knows ASCII only; searches ignore the case of all letters.
+        connection.create_function("lower", 1, _lower, deterministic=True)
+
+    return made

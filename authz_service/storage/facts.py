@@ -1,0 +1,374 @@
+"""Facts straight from SQL: one statement for one question, a handful in one snapshot for many.
+
+Only grants that contain an asked permission on a node of an asked path are read, so that the cost
+does not grow with what a subject holds elsewhere.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from sqlalchemy import TextClause, text
+
+from authz_service.base.actor import SYSTEM
+from authz_service.base.consistency import ENVIRONMENT
+from authz_service.engine.facts import (
+    API_KEY,
+    GROUP,
+    MEMBERSHIP,
+    NO_END,
+    USER,
+    Ends,
+    Facts,
+    Grants,
+    Path,
+    ResourceRef,
+    Subject,
+)
+from authz_service.storage.database import Database, Snapshot
+from authz_service.storage.dialects import Dialect
+
+ACTIVE = "ACTIVE"
+
+# --- one question: one statement -------------------------------------------------------------
+
+_SUBJECT_SQL = {
+    MEMBERSHIP: "SELECT id, organization_id, status FROM memberships WHERE id = :subject",
+    USER: "SELECT id, organization_id, status FROM memberships"
+    " WHERE user_id = :subject AND organization_id = :subject_organization",
+    GROUP: f"SELECT id, organization_id, '{ACTIVE}' AS status FROM groups WHERE id = :subject",
+}
+_TARGET_SQL = {
+    True: "SELECT id, organization_id, resource_type_slug FROM resources WHERE id = :resource",
+    False: "SELECT id, organization_id, resource_type_slug FROM resources"
+    " WHERE organization_id = :resource_organization AND resource_type_slug = :resource_type"
+    " AND external_id = :external_id",
+}
+# Who may hold what the subject has: itself, the groups it is in and, for a membership, everyone …
+_HOLDERS_SQL = {
+    MEMBERSHIP: "SELECT s.id FROM subject s"
+    " UNION ALL SELECT m.group_id FROM subject s JOIN group_members m ON m.membership_id = s.id"
+    " UNION ALL SELECT o.everyone_group_id FROM subject s"
+    " JOIN organizations o ON o.id = s.organization_id",
+    GROUP: "SELECT s.id FROM subject s",
+}
+# … and the groups that contain those. Own roles are held on the organization resource, which is
+# above everything in the organization.
+_OWN_SQL = {
+    MEMBERSHIP: "EXISTS (SELECT 1 FROM membership_roles r JOIN role_permissions p"
+    " ON p.role_id = r.role_id AND p.permission_slug = :permission WHERE r.membership_id = s.id)",
+    GROUP: "1 = 0",
+}
+
+
+def _one_statement(dialect: Dialect, kind: str, by_id: bool) -> TextClause:
+    start = GROUP if kind == GROUP else MEMBERSHIP
+    return text(
+        f"WITH RECURSIVE subject AS ({_SUBJECT_SQL[kind]}), target AS ({_TARGET_SQL[by_id]}),"
+        f" holders(id) AS ({_HOLDERS_SQL[start]} UNION SELECT n.group_id FROM holders h"
+        " JOIN group_nestings n ON n.member_group_id = h.id)"
+        " SELECT s.organization_id, s.status, t.id, t.organization_id, t.resource_type_slug,"
+        " (SELECT resource_type_slug FROM permissions WHERE slug = :permission),"
+        f" {_OWN_SQL[start]},"
+        f" (SELECT max(coalesce(a.expires_at, {NO_END})) FROM resource_ancestors n"
+        " CROSS JOIN holders h"
+        + dialect.probe(
+            "role_assignments", "a", "a.subject_id = h.id AND a.resource_id = n.ancestor_id"
+        )
+        + " JOIN role_permissions p ON p.role_id = a.role_id AND p.permission_slug = :permission"
+        " WHERE n.resource_id = t.id),"
+        f" (SELECT revision FROM realms WHERE id = '{ENVIRONMENT}'),"
+        " (SELECT revision FROM realms WHERE id = s.organization_id),"
+        " (SELECT revision FROM service_credentials WHERE id = :credential)"
+        " FROM (SELECT 1 AS one) q LEFT JOIN subject s ON q.one = 1 LEFT JOIN target t ON q.one = 1"
+    )
+
+
+class SqlFacts:
+    """The FactSource that always reads the database: exact, and never remembers anything."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._one = {
+            (kind, by_id): _one_statement(database.dialect, kind, by_id)
+            for kind in (MEMBERSHIP, USER, GROUP)
+            for by_id in (True, False)
+        }
+
+    def load(
+        self,
+        subjects: Collection[Subject],
+        permission_slugs: Collection[str],
+        resources: Collection[ResourceRef],
+        *,
+        credential_id: str = "",
+    ) -> Facts:
+        """Returns the facts for every combination of the arguments, of one instant.
+
+        Raises:
+            Unavailable: DATABASE_UNAVAILABLE.
+        """
+        if len(subjects) == len(permission_slugs) == len(resources) == 1:
+            (subject,) = subjects
+            (slug,) = permission_slugs
+            (resource,) = resources
+            if subject.kind != API_KEY:
+                return self._load_one(subject, slug, resource, credential_id)
+        with self._database.snapshot(SYSTEM) as snapshot:
+            return load(
+                snapshot, subjects, permission_slugs, resources, credential_id=credential_id
+            )
+
+    def _load_one(
+        self, subject: Subject, slug: str, resource: ResourceRef, credential_id: str
+    ) -> Facts:
+        by_id = bool(resource.id)
+        parameters: dict[str, Any] = {
+            "subject": subject.id,
+            "permission": slug,
+            "credential": credential_id,
+        }
+        if subject.kind == USER:
+            parameters["subject_organization"] = subject.organization_id
+        if by_id:
+            parameters["resource"] = resource.id
+        else:
+            parameters["resource_organization"] = resource.organization_id
+            parameters["resource_type"] = resource.resource_type_slug
+            parameters["external_id"] = resource.external_id
+        now = self._database.now()
+        (row,) = self._database.rows(self._one[subject.kind, by_id], parameters)
+        (
+            organization_id,
+            status,
+            resource_id,
+            resource_organization_id,
+            resource_type_slug,
+            permission_type,
+            has_own_role,
+            end,
+            environment_revision,
+            organization_revision,
+            credential_revision,
+        ) = row
+        revisions = {ENVIRONMENT: environment_revision}
+        grants = {}
+        if organization_id is not None:
+            revisions[organization_id] = organization_revision
+            if has_own_role:
+                end = NO_END
+            held: Ends = {resource_id: {slug: end}} if end is not None else {}
+            grants[subject] = Grants(organization_id, status == ACTIVE, (held,))
+        paths = {}
+        if resource_id is not None:
+            paths[resource] = Path(resource_organization_id, resource_type_slug, (resource_id,))
+        types = {slug: permission_type} if permission_type is not None else {}
+        return Facts(grants, paths, types, now, revisions, credential_revision)
+
+
+# --- many questions: one snapshot ------------------------------------------------------------
+
+
+def load(
+    snapshot: Snapshot,
+    subjects: Collection[Subject],
+    permission_slugs: Collection[str],
+    resources: Collection[ResourceRef],
+    *,
+    credential_id: str = "",
+) -> Facts:
+    """Returns the facts for every combination of the arguments, from an open snapshot."""
+    paths = _paths(snapshot, resources)
+    types = _permission_types(snapshot, permission_slugs)
+    found = _subjects(snapshot, subjects)
+    nodes = {node for path in paths.values() for node in path.resource_ids}
+    grants = _grants(snapshot, found, types.keys(), nodes)
+    organization_ids = {row.organization_id for row in found.values()}
+    return Facts(
+        grants,
+        paths,
+        types,
+        snapshot.now,
+        _revisions(snapshot, organization_ids),
+        _credential_revision(snapshot, credential_id),
+    )
+
+
+def _rows(snapshot: Snapshot, sql: str, **parameters: Any) -> Iterable[Any]:
+    """Runs constant SQL; ``{name}`` in it stands for a list parameter of that name."""
+    lists = {name for name in parameters if not isinstance(parameters[name], str)}
+    statement = text(sql.format(**{name: snapshot.dialect.in_list(name) for name in lists}))
+    values = {
+        name: snapshot.dialect.list_value(value) if name in lists else value
+        for name, value in parameters.items()
+    }
+    return snapshot.connection.execute(statement, values)
+
+
+def _paths(snapshot: Snapshot, resources: Collection[ResourceRef]) -> dict[ResourceRef, Path]:
+    found = {}
+    by_id = [resource.id for resource in resources if resource.id]
+    if by_id:
+        for row in _rows(
+            snapshot,
+            "SELECT id, organization_id, resource_type_slug, path FROM resources WHERE id IN {ids}",
+            ids=by_id,
+        ):
+            found[ResourceRef(row[0])] = Path(row[1], row[2], tuple(row[3].split("/")))
+    by_type: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for resource in resources:
+        if not resource.id:
+            by_type[resource.organization_id, resource.resource_type_slug].append(
+                resource.external_id
+            )
+    for (organization_id, type_slug), external_ids in by_type.items():
+        for row in _rows(
+            snapshot,
+            "SELECT external_id, path FROM resources WHERE organization_id = :organization"
+            " AND resource_type_slug = :type AND external_id IN {external_ids}",
+            organization=organization_id,
+            type=type_slug,
+            external_ids=external_ids,
+        ):
+            ref = ResourceRef("", organization_id, type_slug, row[0])
+            found[ref] = Path(organization_id, type_slug, tuple(row[1].split("/")))
+    return found
+
+
+def _permission_types(snapshot: Snapshot, slugs: Collection[str]) -> dict[str, str]:
+    rows = _rows(
+        snapshot,
+        "SELECT slug, resource_type_slug FROM permissions WHERE slug IN {slugs}",
+        slugs=slugs,
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def _subjects(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject, Any]:
+    """Returns (id, organization_id, status) of the subjects that exist."""
+    found: dict[Subject, Any] = {}
+    memberships = [subject.id for subject in subjects if subject.kind == MEMBERSHIP]
+    if memberships:
+        for row in _rows(
+            snapshot,
+            "SELECT id, organization_id, status FROM memberships WHERE id IN {ids}",
+            ids=memberships,
+        ):
+            found[Subject(MEMBERSHIP, row.id)] = row
+    groups = [subject.id for subject in subjects if subject.kind == GROUP]
+    if groups:
+        for row in _rows(
+            snapshot,
+            f"SELECT id, organization_id, '{ACTIVE}' AS status FROM groups WHERE id IN {{ids}}",
+            ids=groups,
+        ):
+            found[Subject(GROUP, row.id)] = row
+    by_organization: dict[str, list[str]] = defaultdict(list)
+    for subject in subjects:
+        if subject.kind == USER:
+            by_organization[subject.organization_id].append(subject.id)
+    for organization_id, user_ids in by_organization.items():
+        for row in _rows(
+            snapshot,
+            "SELECT id, organization_id, status, user_id FROM memberships"
+            " WHERE organization_id = :organization AND user_id IN {users}",
+            organization=organization_id,
+            users=user_ids,
+        ):
+            found[Subject(USER, row.user_id, organization_id)] = row
+    return found
+
+
+_MEMBERSHIP_BELONGS = (
+    "WITH RECURSIVE belongs(subject_id, group_id) AS ("
+    " SELECT m.membership_id, m.group_id FROM group_members m WHERE m.membership_id IN {subjects}"
+    " UNION SELECT b.subject_id, n.group_id FROM belongs b"
+    " JOIN group_nestings n ON n.member_group_id = b.group_id)"
+    " SELECT subject_id, group_id FROM belongs"
+)
+_GROUP_BELONGS = (
+    "WITH RECURSIVE belongs(subject_id, group_id) AS ("
+    " SELECT g.id, g.id FROM groups g WHERE g.id IN {subjects}"
+    " UNION SELECT b.subject_id, n.group_id FROM belongs b"
+    " JOIN group_nestings n ON n.member_group_id = b.group_id)"
+    " SELECT subject_id, group_id FROM belongs"
+)
+_HELD = (
+    "SELECT a.subject_id, a.resource_id, p.permission_slug, a.expires_at FROM role_assignments a"
+    " JOIN role_permissions p ON p.role_id = a.role_id"
+    " WHERE a.subject_id IN {holders} AND a.resource_id IN {nodes}"
+    " AND p.permission_slug IN {slugs}"
+)
+_OWN_ROLES = (
+    "SELECT r.membership_id, o.root_resource_id, p.permission_slug FROM membership_roles r"
+    " JOIN role_permissions p ON p.role_id = r.role_id"
+    " JOIN organizations o ON o.id = r.organization_id"
+    " WHERE r.membership_id IN {holders} AND p.permission_slug IN {slugs}"
+)
+
+
+def _grants(
+    snapshot: Snapshot,
+    subjects: dict[Subject, Any],
+    slugs: Collection[str],
+    nodes: Collection[str],
+) -> dict[Subject, Grants]:
+    memberships = {row.id for subject, row in subjects.items() if subject.kind != GROUP}
+    groups = {row.id for subject, row in subjects.items() if subject.kind == GROUP}
+    organizations = {row.organization_id for row in subjects.values()}
+    belongs: dict[str, list[str]] = defaultdict(list)
+    if memberships:
+        for row in _rows(snapshot, _MEMBERSHIP_BELONGS, subjects=memberships):
+            belongs[row[0]].append(row[1])
+    if groups:
+        for row in _rows(snapshot, _GROUP_BELONGS, subjects=groups):
+            belongs[row[0]].append(row[1])
+    everyone = {
+        row[0]: row[1]
+        for row in _rows(
+            snapshot,
+            "SELECT id, everyone_group_id FROM organizations WHERE id IN {ids}",
+            ids=organizations,
+        )
+    }
+    ends: dict[str, dict[str, dict[str, int]]] = {}
+
+    def hold(holder: str, resource_id: str, slug: str, end: int | None) -> None:
+        held = ends.setdefault(holder, {}).setdefault(resource_id, {})
+        held[slug] = max(held.get(slug, 0), NO_END if end is None else end)
+
+    if memberships:
+        for row in _rows(snapshot, _OWN_ROLES, holders=memberships, slugs=slugs):
+            hold(row[0], row[1], row[2], None)
+    holders = {group_id for group_ids in belongs.values() for group_id in group_ids}
+    holders.update(memberships, everyone.values())
+    for row in _rows(snapshot, _HELD, holders=holders, nodes=nodes, slugs=slugs):
+        hold(*row)
+    grants = {}
+    for subject, row in subjects.items():
+        holding = [row.id, *belongs[row.id]]
+        if subject.kind != GROUP:
+            holding.append(everyone[row.organization_id])
+        held = tuple(ends[holder] for holder in dict.fromkeys(holding) if holder in ends)
+        grants[subject] = Grants(row.organization_id, row.status == ACTIVE, held)
+    return grants
+
+
+def _revisions(snapshot: Snapshot, organization_ids: Collection[str]) -> dict[str, int]:
+    rows = _rows(
+        snapshot,
+        "SELECT id, revision FROM realms WHERE id IN {realms}",
+        realms={ENVIRONMENT, *organization_ids},
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def _credential_revision(snapshot: Snapshot, credential_id: str) -> int | None:
+    if not credential_id:
+        return None
+    rows = _rows(
+        snapshot,
+        "SELECT revision FROM service_credentials WHERE id = :credential",
+        credential=credential_id,
+    )
+    return next((row[0] for row in rows), None)

@@ -1,0 +1,157 @@
+"""Fixtures of every test: a database of each kind, a worker on it, and callers.
+
+Unmarked tests run on SQLite; those below ``storage``, ``domain``, ``api`` and ``oracle`` again on
+PostgreSQL.
+"""
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from authz_service.base.actor import SYSTEM
+from authz_service.base.clock import utc_now
+from authz_service.config import Config, dev_environment
+from authz_service.domain.lifecycles import seeds
+from authz_service.server import Worker
+from authz_service.storage import schema
+from authz_service.storage.database import Database
+from tests.callers import Caller, through_hall
+from tests.servers.postgresql import Databases
+
+BOTH_DATABASES = {"storage", "domain", "api", "oracle"}
+
+
+class ManualClock:
+    """The wall clock of a test: stands still, or runs, and moves only forward by command."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta()
+        self._stopped_at: datetime | None = None
+
+    def __call__(self) -> datetime:
+        return (self._stopped_at or utc_now()) + self._ahead
+
+    def advance(self, **span: float) -> None:
+        """Moves on by days, hours, minutes or seconds."""
+        self._ahead += timedelta(**span)
+
+    def stop_at(self, instant: datetime) -> None:
+        """Stands still at an instant in UTC."""
+        self._stopped_at, self._ahead = instant.astimezone(UTC), timedelta()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test once per kind of database, if it uses one."""
+    if "backend" not in metafunc.fixturenames:
+        return
+    folder = metafunc.definition.path.relative_to(Path(__file__).parent).parts[0]
+    backends = ["sqlite"]
+    if folder in BOTH_DATABASES or metafunc.definition.get_closest_marker("both_databases"):
+        backends.append("postgresql")
+    metafunc.parametrize(
+        "backend",
+        [
+            pytest.param(name, marks=[pytest.mark.server] if name == "postgresql" else [])
+            for name in backends
+        ],
+        indirect=True,
+    )
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> str:
+    """``sqlite`` or ``postgresql``."""
+    return str(request.param)
+
+
+def seeded(url: str) -> None:
+    """Brings an empty database to the present schema, with the first rows."""
+    schema.upgrade(url)
+    database = Database(url)
+    database.write(seeds.seed, actor=SYSTEM)
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with schema and first rows, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "authz.db"
+    seeded(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def seeded_databases(postgresql_server: Any) -> Iterator[Databases]:
+    """Makes PostgreSQL databases with schema and first rows."""
+    databases = Databases(postgresql_server, seeded, prefix="seeded")
+    yield databases
+    databases.close()
+
+
+@pytest.fixture
+def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a fresh database of this kind, with schema and first rows."""
+    if backend == "sqlite":
+        path = tmp_path / "authz.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    databases = request.getfixturevalue("seeded_databases")
+    url = databases.create(migrated=True)
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """The wall clock of the database and the worker."""
+    return ManualClock()
+
+
+@pytest.fixture
+def database(database_url: str, clock: ManualClock) -> Iterator[Database]:
+    """The database, without a server."""
+    database = Database(database_url, clock=clock)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def settings() -> dict[str, str]:
+    """Settings of the worker; a test module may override this fixture to lower limits."""
+    return {}
+
+
+@pytest.fixture
+def config(database_url: str, settings: dict[str, str]) -> Config:
+    """The worker's configuration: ephemeral ports, a made-up first credential, no rate."""
+    environment, _ = dev_environment(
+        {
+            "AUTHZ_DATABASE_URL": database_url,
+            "AUTHZ_LISTEN": "127.0.0.1:0",
+            "AUTHZ_METRICS_LISTEN": "127.0.0.1:0",
+            "AUTHZ_RATE_PER_SECOND": "0",
+            **settings,
+        }
+    )
+    return Config.from_environment(environment)
+
+
+@pytest.fixture
+def worker(config: Config, clock: ManualClock) -> Iterator[Worker]:
+    """A worker whose hall answers; ``start()`` it for a socket."""
+    worker = Worker(config, clock=clock)
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture
+def api(worker: Worker, config: Config) -> Caller:
+    """An unrestricted admin, through the hall."""
+    first = config.security.first_credential
+    assert first is not None
+    return Caller(through_hall(worker.hall), first.reveal())
