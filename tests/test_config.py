@@ -351,6 +351,12 @@ def test_what_is_no_address(text: str) -> None:
         Address.parse(text)
 
 
+def test_metrics_are_for_readers_that_know_no_unix_socket() -> None:
+    assert wrong(AUTHZ_METRICS_LISTEN="unix:/run/metrics.sock") == [
+        ("AUTHZ_METRICS_LISTEN", "'unix:/run/metrics.sock' is a unix socket")
+    ]
+
+
 def test_sqlite_serves_one_process_only() -> None:
     assert wrong(AUTHZ_WORKERS="2") == [("AUTHZ_WORKERS", "SQLite serves one process only")]
     assert read(AUTHZ_WORKERS="2", AUTHZ_DATABASE_URL=POSTGRESQL).server.workers == 2

@@ -105,7 +105,7 @@ def _plaintext(config: "Config") -> Iterator[Conflict]:
             yield _conflict(
                 setting,
                 "others than this machine could reach it without TLS",
-                "must be on loopback or a unix socket"
+                "must be on loopback"
                 + (f", or {excused_by} must be set" if excused_by else "")
                 + ", or AUTHZ_INSECURE must be on",
                 "AUTHZ_INSECURE",

@@ -90,6 +90,7 @@ class Server:
         values.Address("127.0.0.1", 9464),
         why="Where /metrics, /livez and /readyz are served over HTTP, for all workers together."
         " Has no TLS: off loopback it needs AUTHZ_INSECURE.",
+        may_be_unix=False,
     )
     health_listen: values.Address | None = listener(
         "AUTHZ_HEALTH_LISTEN",

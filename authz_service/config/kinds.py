@@ -125,16 +125,19 @@ def switch(variable: str, *, why: str) -> Any:
     )
 
 
-def listener(variable: str, default: Address | None, *, why: str) -> Any:
+def listener(variable: str, default: Address | None, *, why: str, may_be_unix: bool = True) -> Any:
     """Declares where something listens."""
 
     def parse(text: str) -> Address:
         try:
-            return Address.parse(text)
+            address = Address.parse(text)
         except ValueError as error:
             raise Bad(f"{shown_text(text)} is no address: {error}") from None
+        if address.path and not may_be_unix:
+            raise Bad(f"{shown_text(text)} is a unix socket")
+        return address
 
-    range = "host:port, [ipv6]:port or unix:/absolute/path"
+    range = "host:port or [ipv6]:port" + (", or unix:/absolute/path" if may_be_unix else "")
     return setting(default, variable=variable, unit="address", range=range, why=why, parse=parse)
 
 
