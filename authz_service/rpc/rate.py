@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from authz_service.base.clock import boot_seconds
 from authz_service.base.errors import ResourceExhausted
@@ -16,45 +17,54 @@ BUCKETS_MAX = 10_000
 class Rate:
     """A token bucket per caller that may be overdrawn.
 
-    A bucket holds at most one second's worth. A call is admitted while something is left, and its
+    A bucket holds at most one second's worth. A call is admitted while one unit is left, and its
     cost is taken when it is known, also below zero: so one batch larger than the bucket passes,
     and its caller waits until the debt is paid.
 
     Args:
         per_second: Cost units per caller and second; 0 switches it off.
+        now: The boot clock.
     """
 
     def __init__(
-        self, *, per_second: float, metrics: Metrics, buckets_max: int = BUCKETS_MAX
+        self,
+        *,
+        per_second: float,
+        metrics: Metrics,
+        buckets_max: int = BUCKETS_MAX,
+        now: Callable[[], float] = boot_seconds,
     ) -> None:
         self._per_second = per_second
+        # A rate below one per second must still let one call through.
+        self._most = max(per_second, COST_ONE)
         self._buckets: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
         self._buckets_max = buckets_max
         self._lock = threading.Lock()
         self._metrics = metrics
+        self._now = now
 
     def admit(self, kind: str, id: str) -> None:
         """Takes one unit from the caller's bucket.
 
         Raises:
-            ResourceExhausted: RATE_LIMITED, with the seconds until something is left again.
+            ResourceExhausted: RATE_LIMITED, with the seconds until one unit is there again.
         """
         per_second = self._per_second
         if not per_second:
             return
         key = (kind, id)
-        now = boot_seconds()
+        now = self._now()
         with self._lock:
             bucket = self._buckets.get(key)
             if bucket is None:
                 if len(self._buckets) >= self._buckets_max:
                     self._buckets.popitem(last=False)
-                self._buckets[key] = [per_second - COST_ONE, now]
+                self._buckets[key] = [self._most - COST_ONE, now]
                 return
             self._buckets.move_to_end(key)
-            level = min(per_second, bucket[0] + (now - bucket[1]) * per_second)
+            level = min(self._most, bucket[0] + (now - bucket[1]) * per_second)
             bucket[1] = now
-            if level > 0:
+            if level >= COST_ONE:
                 bucket[0] = level - COST_ONE
                 return
             bucket[0] = level

@@ -44,8 +44,8 @@ RETRY_SECONDS_UNAVAILABLE = 1.0
 
 # A status travels in trailing metadata, in base 64 and its message once more beside it. Clients
 # refuse more than 8 KiB of metadata, and then see nothing of the error at all.
-DETAIL_BYTES_MAX = 4_000
-TEXT_MAX = 512
+DETAIL_BYTES_MAX = 3_500
+TEXT_MAX = 256
 
 _TYPE = "type.googleapis.com/google.rpc."
 _ERROR_INFO = _TYPE + "ErrorInfo"
@@ -55,7 +55,7 @@ _QUOTA_FAILURE = _TYPE + "QuotaFailure"
 
 
 def status_of(refusal: Refusal) -> Status:
-    """Returns the refusal as a status with its details, at most about 5 KiB.
+    """Returns the refusal as a status with its details, at most about 4 KiB.
 
     Also for the items of a batch, so it must stay cheap: a refusal with nothing but a reason and
     metadata costs one ErrorInfo.

@@ -285,3 +285,12 @@ class Metrics(Collector):
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         return generate_latest(registry)
+
+
+def largest() -> frozenset[str]:
+    """Returns the names of the gauges of which, over several workers, the largest counts."""
+    return frozenset(
+        metric.name
+        for metric in Metrics().all()
+        if isinstance(metric, Gauge) and metric.merge == "max"
+    )

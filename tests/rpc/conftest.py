@@ -1,15 +1,17 @@
 """A hall with the test service, its parts visible to the tests."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
 from authz_service.base import ids, secrets
 from authz_service.base.secrets import Secret
+from authz_service.rpc import status
 from authz_service.rpc.access_log import AccessLog
 from authz_service.rpc.admission import Admission
 from authz_service.rpc.auth import Authenticator, Client, Credential
@@ -111,9 +113,9 @@ def build(**changes: Any) -> Building:
 
 
 @pytest.fixture
-def building() -> Iterator[Building]:
+def building() -> Building:
     """A building with the usual sizes and no rate limit."""
-    yield build()
+    return build()
 
 
 def bearer(secret: str) -> tuple[tuple[str, str], ...]:
@@ -121,12 +123,12 @@ def bearer(secret: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {secret}"),)
 
 
-def call(
-    name: str, request: Any = None, metadata: Metadata = bearer(FIRST), **changes: Any
-) -> Call:  # fmt: skip
+def call(name: str, request: Any = None, metadata: Metadata | None = None, **changes: Any) -> Call:
     """A call of a method of the test service, by the first credential unless told otherwise."""
     if request is None:
         request = widgets.REQUESTS[name]()
+    if metadata is None:
+        metadata = bearer(FIRST)
     payload = request if isinstance(request, bytes) else request.SerializeToString()
     return Call(widgets.path(name), metadata, payload, **changes)
 
@@ -134,3 +136,22 @@ def call(
 def answer(building: Building, *args: Any, **changes: Any) -> Reply:
     """The reply to one unary call."""
     return building.hall.answer((call(*args, **changes),))[0]
+
+
+def reason(reply: Reply) -> tuple[str, str]:
+    """The code's name and the reason of a reply; ("OK", "") for an answer."""
+    if reply.status is None:
+        return "OK", ""
+    return status.CODE_NAMES[reply.status.code], status.reason_of(reply.status)
+
+
+def info(reply: Reply) -> ErrorInfo:
+    """The ErrorInfo of a refusal."""
+    assert reply.status is not None
+    return detail(reply.status, ErrorInfo)
+
+
+def detail(found: Status, kind: Any) -> Any:
+    """The one detail of that kind."""
+    (packed,) = [one for one in found.details if one.Is(kind.DESCRIPTOR)]
+    return kind.FromString(packed.value)

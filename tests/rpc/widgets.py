@@ -200,7 +200,7 @@ def service() -> ServiceDescriptor:
     return descriptor_pool.Default().FindServiceByName(SERVICE)
 
 
-def message(name: str, **fields: Any) -> Any:
+def message(name: str, /, **fields: Any) -> Any:
     """Returns a message of the test service."""
     made: Message = GetMessageClass(
         descriptor_pool.Default().FindMessageTypeByName(f"{PACKAGE}.{name}")

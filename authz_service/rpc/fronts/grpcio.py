@@ -21,7 +21,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from authz_service.base.clock import boot_seconds
 from authz_service.rpc import admission, errors
-from authz_service.rpc.call import Call, CallerGone, Cancelled, Metadata, Reply
+from authz_service.rpc.call import Call, CallerGone, Metadata, Reply
 from authz_service.rpc.fronts import health
 from authz_service.rpc.fronts.health import Health
 from authz_service.rpc.fronts.listeners import Listener, Unlistenable, check_listener, credentials
@@ -45,7 +45,14 @@ STALLED_SECONDS_MAX = 30.0
 REQUEST_SECONDS_MAX = 5.0
 # Refusals waiting for their one thread; above, the transport refuses by itself.
 REFUSALS_MAX = 256
+# Health needs no credential, so a stranger's silent call may hold a thread of it only shortly.
+HEALTH_THREADS = 8
+HEALTH_REQUEST_SECONDS_MAX = 1.0
 HEALTH_WATCHERS_MAX = 16
+# Threads above the slots of streams, for telling the next one that there are no more.
+SPARE_THREADS = 2
+# How long after the end of a client stream it may still turn out that its caller cancelled.
+GONE_SECONDS = 0.1
 # A longer switch interval lets one thread with a large list hold up every decision for 5 ms.
 SWITCH_SECONDS = 0.0005
 # grpcio gives a call without a deadline one in the far future.
@@ -169,13 +176,16 @@ class Front:
         self._wants_certificates = any(
             listener.tls is not None and listener.tls.client_ca for listener in listeners
         )
-        self._watchdog = _Watchdog(min(1.0, settings.request_seconds_max / 4))
+        self._watchdog = _Watchdog(
+            min(HEALTH_REQUEST_SECONDS_MAX, settings.request_seconds_max) / 4
+        )
         self._calls = _Pool(settings.threads, "call")
-        # Two more than slots, so that who is beyond them is told at once.
-        self._watches = _Pool(settings.watch_streams + 2, "watch")
+        # A few more than slots, so that who is beyond them is told at once.
+        self._watches = _Pool(settings.watch_streams + SPARE_THREADS, "watch")
         self._refusals = _Pool(1, "refusal")
-        self._checks = _Pool(2, "health")
-        self._health_watches = _Pool(HEALTH_WATCHERS_MAX, "health-watch")
+        self._checks = _Pool(HEALTH_THREADS, "health")
+        self._health_watches = _Pool(HEALTH_WATCHERS_MAX + SPARE_THREADS, "health-watch")
+        self._health_watchers = threading.Semaphore(HEALTH_WATCHERS_MAX)
         self._reflections = _Pool(2, "reflection")
         self._reflecting: set[grpc.ServicerContext] = set()
         self._health = Health()
@@ -271,14 +281,13 @@ class Front:
         routes = {}
         for path, method in self._hall.methods.items():
             if method.streaming == SERVER_STREAM:
-                is_endless = method.work == WATCH
                 routes[path] = _Route(
                     path,
                     self._server_stream,
                     True,
-                    self._watches if is_endless else self._calls,
+                    self._watches if method.work == WATCH else self._calls,
                     refusal=self._refused_stream,
-                    waiting_max=0 if is_endless else self._settings.queue,
+                    waiting_max=self._settings.queue,
                 )
             else:
                 is_collected = method.streaming == CLIENT_STREAM
@@ -325,14 +334,15 @@ class Front:
         self, requests: Iterator[bytes], context: grpc.ServicerContext, path: str, arrived: float
     ) -> bytes:
         call = self._call(path, context, arrived)
-        messages = self._received(requests, context, self._settings.stalled_seconds_max)
-        return _sent(self._hall.collect(call, messages, _gone(context)), context)
+        gone = _gone(context)
+        messages = self._all_received(requests, context, gone)
+        return _sent(self._hall.collect(call, messages, gone.is_set), context)
 
     def _server_stream(
         self, requests: Iterator[bytes], context: grpc.ServicerContext, path: str, arrived: float
     ) -> Iterator[bytes]:
         call = self._call(path, context, arrived, lambda: self._read(requests, context))
-        messages = self._hall.stream(call, _gone(context))
+        messages = self._hall.stream(call, _gone(context).is_set)
         with closing(messages):
             for message in messages:
                 if isinstance(message, Reply):
@@ -360,13 +370,33 @@ class Front:
         self._refused(requests, context, path, arrived)
         return iter(())
 
-    def _read(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    def _read(
+        self,
+        requests: Iterator[bytes],
+        context: grpc.ServicerContext,
+        seconds_max: float | None = None,
+    ) -> bytes:
         """Returns the one message of a unary request."""
+        if seconds_max is None:
+            seconds_max = self._settings.request_seconds_max
         payload: bytes
-        for payload in self._received(requests, context, self._settings.request_seconds_max):
+        for payload in self._received(requests, context, seconds_max):
             return payload
         # Half-closed without a message: the protocol does not allow it, so nobody honest waits.
         raise CallerGone
+
+    def _all_received(
+        self, requests: Iterator[bytes], context: grpc.ServicerContext, gone: threading.Event
+    ) -> Iterator[bytes]:
+        """Yields the messages of a client stream; ends only if the caller really ended it.
+
+        In grpcio a cancelled call first looks like one whose caller sent its last message: both
+        are the end of the messages, and only an event that follows says which. Half of what the
+        caller wanted to send must never be taken for all of it, so that event gets its time.
+        """
+        yield from self._received(requests, context, self._settings.stalled_seconds_max)
+        if gone.wait(GONE_SECONDS):
+            raise CallerGone
 
     def _received(
         self, requests: Iterator[Any], context: grpc.ServicerContext, seconds_max: float
@@ -405,21 +435,28 @@ class Front:
             requests: Iterator[bytes], context: grpc.ServicerContext, path: str, arrived: float
         ) -> Iterator[bytes]:
             request = self._health_request(requests, context)
-            for response in self._health.watch(request, _gone(context)):
-                yield from self._watched(response.SerializeToString(), context)
+            if not self._health_watchers.acquire(blocking=False):
+                errors.end(
+                    context, _Ending(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watchers")
+                )
+            try:
+                for response in self._health.watch(request, _gone(context).is_set):
+                    yield from self._watched(response.SerializeToString(), context)
+            finally:
+                self._health_watchers.release()
 
-        def refused(
-            requests: Iterator[bytes], context: grpc.ServicerContext, path: str, arrived: float
-        ) -> Iterator[bytes]:
-            errors.end(context, _Ending(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watchers"))
-
-        # Checks wait in line as long as they must: they take microseconds.
+        # Nothing of this is refused for its waiting: it takes microseconds.
         return {
             health.CHECK: _Route(
                 health.CHECK, check, False, self._checks, refusal=check, waiting_max=sys.maxsize
             ),
             health.WATCH: _Route(
-                health.WATCH, watch, True, self._health_watches, refusal=refused, waiting_max=0
+                health.WATCH,
+                watch,
+                True,
+                self._health_watches,
+                refusal=watch,
+                waiting_max=sys.maxsize,
             ),
         }
 
@@ -427,7 +464,9 @@ class Front:
         self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> HealthCheckRequest:
         try:
-            return HealthCheckRequest.FromString(self._read(requests, context))
+            return HealthCheckRequest.FromString(
+                self._read(requests, context, HEALTH_REQUEST_SECONDS_MAX)
+            )
         except (DecodeError, CallerGone):
             errors.end(context, _Ending(grpc.StatusCode.INVALID_ARGUMENT, "no request"))
 
@@ -546,12 +585,12 @@ def _sent(reply: Reply, context: grpc.ServicerContext) -> bytes:
     return reply.payload
 
 
-def _gone(context: grpc.ServicerContext) -> Cancelled:
-    """Returns a function that is True once the call has ended for the peer."""
+def _gone(context: grpc.ServicerContext) -> threading.Event:
+    """Returns an event that is set once the call has ended for the peer."""
     gone = threading.Event()
     if not context.add_callback(gone.set):
         gone.set()
-    return gone.is_set
+    return gone
 
 
 def _certificate_names(context: grpc.ServicerContext) -> tuple[str, ...]:
