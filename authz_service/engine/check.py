@@ -51,15 +51,7 @@ def decide(facts: Facts, ask: Ask) -> Decision:
     if path is None or path.organization_id != grants.organization_id:
         raise resource_not_found(resource)
     if path.resource_type_slug != permission_type:
-        raise errors.InvalidArgument(
-            "PERMISSION_RESOURCE_TYPE_MISMATCH",
-            "the permission belongs to another resource type",
-            metadata={
-                "permission_slug": permission_slug,
-                "permission_type": permission_type,
-                "resource_type": path.resource_type_slug,
-            },
-        )
+        raise type_mismatch(permission_slug, permission_type, path.resource_type_slug)
     if not grants.is_active:
         return DENIED
     until = latest_end(grants.holders, path.resource_ids, permission_slug)
@@ -101,6 +93,19 @@ def subject_not_found(subject: Subject) -> errors.NotFound:
         "MEMBERSHIP_NOT_FOUND",
         "no such membership",
         metadata={"organization_membership_id": subject.id},
+    )
+
+
+def type_mismatch(slug: str, permission_type: str, resource_type: str) -> errors.InvalidArgument:
+    """The refusal of a permission that was asked on a resource of another type."""
+    return errors.InvalidArgument(
+        "PERMISSION_RESOURCE_TYPE_MISMATCH",
+        "the permission belongs to another resource type",
+        metadata={
+            "permission_slug": slug,
+            "permission_type": permission_type,
+            "resource_type": resource_type,
+        },
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import psycopg
@@ -42,6 +42,22 @@ class Dialect:
         """
         raise NotImplementedError
 
+    def rows(self, parameter: str, *columns: str) -> str:
+        """A FROM item, to be given a name, whose rows and text columns come with the call."""
+        raise NotImplementedError
+
+    def rows_value(self, parameter: str, rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """The values of that parameter: all rows with as many columns as it has."""
+        raise NotImplementedError
+
+    def each(self, select: str, name: str) -> str:
+        """A join that runs a SELECT of one column, ``value``, for each row to its left."""
+        raise NotImplementedError
+
+    def joined(self, expression: str) -> str:
+        """An aggregate that joins text with commas."""
+        raise NotImplementedError
+
     def lost_race(self, error: DBAPIError) -> bool:
         """True if the transaction lost against a concurrent one and may be run again."""
         raise NotImplementedError
@@ -74,6 +90,22 @@ class PostgreSQL(Dialect):
         return (
             f" CROSS JOIN LATERAL (SELECT * FROM {table} {name} WHERE {condition} OFFSET 0) {name}"
         )
+
+    def rows(self, parameter: str, *columns: str) -> str:
+        arrays = ", ".join(f"CAST(:{parameter}_{i} AS text[])" for i in range(len(columns)))
+        names = ", ".join(columns)
+        return f"(SELECT * FROM unnest({arrays}) AS given({names}))"
+
+    def rows_value(self, parameter: str, rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+        return {
+            f"{parameter}_{i}": list(column) for i, column in enumerate(zip(*rows, strict=True))
+        }
+
+    def each(self, select: str, name: str) -> str:
+        return f" CROSS JOIN LATERAL ({select}) {name}"
+
+    def joined(self, expression: str) -> str:
+        return f"string_agg({expression}, ',')"
 
     def lost_race(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlstate", None) in _LOST_RACE
@@ -108,6 +140,22 @@ class SQLite(Dialect):
     def probe(self, table: str, name: str, condition: str) -> str:
         # SQLite keeps the order of CROSS JOIN.
         return f" CROSS JOIN {table} {name} ON {condition}"
+
+    def rows(self, parameter: str, *columns: str) -> str:
+        extracted = ", ".join(
+            f"json_extract(value, '$[{i}]') AS {column}" for i, column in enumerate(columns)
+        )
+        return f"(SELECT {extracted} FROM json_each(:{parameter}))"
+
+    def rows_value(self, parameter: str, rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+        return {parameter: json.dumps([list(row) for row in rows])}
+
+    def each(self, select: str, name: str) -> str:
+        # SQLite has no LATERAL, but the argument of a table function may look to its left.
+        return f" CROSS JOIN json_each((SELECT json_group_array(value) FROM ({select}))) {name}"
+
+    def joined(self, expression: str) -> str:
+        return f"group_concat({expression}, ',')"
 
     def lost_race(self, error: DBAPIError) -> bool:
         code = getattr(error.orig, "sqlite_errorcode", None)

@@ -6,6 +6,7 @@ does not grow with what a subject holds elsewhere.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from functools import cache
 from typing import Any
 
 from sqlalchemy import TextClause, text
@@ -32,28 +33,34 @@ ACTIVE = "ACTIVE"
 
 # --- one question: one statement -------------------------------------------------------------
 
-_SUBJECT_SQL = {
+SUBJECT_SQL = {
     MEMBERSHIP: "SELECT id, organization_id, status FROM memberships WHERE id = :subject",
     USER: "SELECT id, organization_id, status FROM memberships"
     " WHERE user_id = :subject AND organization_id = :subject_organization",
     GROUP: f"SELECT id, organization_id, '{ACTIVE}' AS status FROM groups WHERE id = :subject",
+    # No API key can exist yet, so each one that is asked about is unknown.
+    API_KEY: "SELECT id, organization_id, status FROM memberships WHERE id = :subject AND 1 = 0",
 }
-_TARGET_SQL = {
-    True: "SELECT id, organization_id, resource_type_slug FROM resources WHERE id = :resource",
-    False: "SELECT id, organization_id, resource_type_slug FROM resources"
+TARGET_SQL = {
+    True: "SELECT id, organization_id, resource_type_slug, path FROM resources"
+    " WHERE id = :resource",
+    False: "SELECT id, organization_id, resource_type_slug, path FROM resources"
     " WHERE organization_id = :resource_organization AND resource_type_slug = :resource_type"
     " AND external_id = :external_id",
 }
-# Who may hold what the subject has: itself, the groups it is in and, for a membership, everyone …
-_HOLDERS_SQL = {
+# Who may hold what the subject has: itself, the groups it is in and, for a membership, everyone;
+# and the groups that contain those.
+_ABOVE_SQL = (
+    " UNION SELECT n.group_id FROM holders h JOIN group_nestings n ON n.member_group_id = h.id"
+)
+HOLDERS_SQL = {
     MEMBERSHIP: "SELECT s.id FROM subject s"
     " UNION ALL SELECT m.group_id FROM subject s JOIN group_members m ON m.membership_id = s.id"
     " UNION ALL SELECT o.everyone_group_id FROM subject s"
-    " JOIN organizations o ON o.id = s.organization_id",
-    GROUP: "SELECT s.id FROM subject s",
+    " JOIN organizations o ON o.id = s.organization_id" + _ABOVE_SQL,
+    GROUP: "SELECT s.id FROM subject s" + _ABOVE_SQL,
 }
-# … and the groups that contain those. Own roles are held on the organization resource, which is
-# above everything in the organization.
+# Own roles are held on the organization resource, which is above everything in the organization.
 _OWN_SQL = {
     MEMBERSHIP: "EXISTS (SELECT 1 FROM membership_roles r JOIN role_permissions p"
     " ON p.role_id = r.role_id AND p.permission_slug = :permission WHERE r.membership_id = s.id)",
@@ -64,9 +71,8 @@ _OWN_SQL = {
 def _one_statement(dialect: Dialect, kind: str, by_id: bool) -> TextClause:
     start = GROUP if kind == GROUP else MEMBERSHIP
     return text(
-        f"WITH RECURSIVE subject AS ({_SUBJECT_SQL[kind]}), target AS ({_TARGET_SQL[by_id]}),"
-        f" holders(id) AS ({_HOLDERS_SQL[start]} UNION SELECT n.group_id FROM holders h"
-        " JOIN group_nestings n ON n.member_group_id = h.id)"
+        f"WITH RECURSIVE subject AS ({SUBJECT_SQL[kind]}), target AS ({TARGET_SQL[by_id]}),"
+        f" holders(id) AS ({HOLDERS_SQL[start]})"
         " SELECT s.organization_id, s.status, t.id, t.organization_id, t.resource_type_slug,"
         " (SELECT resource_type_slug FROM permissions WHERE slug = :permission),"
         f" {_OWN_SQL[start]},"
@@ -91,7 +97,7 @@ class SqlFacts:
         self._database = database
         self._one = {
             (kind, by_id): _one_statement(database.dialect, kind, by_id)
-            for kind in (MEMBERSHIP, USER, GROUP)
+            for kind in SUBJECT_SQL
             for by_id in (True, False)
         }
 
@@ -112,8 +118,7 @@ class SqlFacts:
             (subject,) = subjects
             (slug,) = permission_slugs
             (resource,) = resources
-            if subject.kind != API_KEY:
-                return self._load_one(subject, slug, resource, credential_id)
+            return self._load_one(subject, slug, resource, credential_id)
         with self._database.snapshot(SYSTEM) as snapshot:
             return load(
                 snapshot, subjects, permission_slugs, resources, credential_id=credential_id
@@ -137,7 +142,7 @@ class SqlFacts:
             parameters["resource_type"] = resource.resource_type_slug
             parameters["external_id"] = resource.external_id
         now = self._database.now()
-        (row,) = self._database.rows(self._one[subject.kind, by_id], parameters)
+        row = self._database.rows(self._one[subject.kind, by_id], parameters)[0]
         (
             organization_id,
             status,
@@ -150,7 +155,7 @@ class SqlFacts:
             environment_revision,
             organization_revision,
             credential_revision,
-        ) = row
+        ) = row._tuple()
         revisions = {ENVIRONMENT: environment_revision}
         grants = {}
         if organization_id is not None:
@@ -196,13 +201,17 @@ def load(
 
 def _rows(snapshot: Snapshot, sql: str, **parameters: Any) -> Iterable[Any]:
     """Runs constant SQL; ``{name}`` in it stands for a list parameter of that name."""
-    lists = {name for name in parameters if not isinstance(parameters[name], str)}
-    statement = text(sql.format(**{name: snapshot.dialect.in_list(name) for name in lists}))
+    lists = tuple(name for name in parameters if not isinstance(parameters[name], str))
     values = {
         name: snapshot.dialect.list_value(value) if name in lists else value
         for name, value in parameters.items()
     }
-    return snapshot.connection.execute(statement, values)
+    return snapshot.connection.execute(_listed(snapshot.dialect, sql, lists), values)
+
+
+@cache
+def _listed(dialect: Dialect, sql: str, lists: tuple[str, ...]) -> TextClause:
+    return text(sql.format(**{name: dialect.in_list(name) for name in lists}))
 
 
 def _paths(snapshot: Snapshot, resources: Collection[ResourceRef]) -> dict[ResourceRef, Path]:

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, select
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from authz_service.base.pages import Cursor, Page
 from authz_service.storage.database import Snapshot
 
 
 def newest_first(
-    snapshot: Snapshot, statement: Select[Any], key: ColumnElement[str], page: Page
+    snapshot: Snapshot, statement: Select[Any], key: InstrumentedAttribute[str], page: Page
 ) -> tuple[Sequence[Row[Any]], Cursor | None]:
     """Returns the rows of one page and the cursor of the next, None after the last page.
 
@@ -24,7 +25,7 @@ def newest_first(
     if len(rows) <= page.size:
         return rows, None
     rows = rows[: page.size]
-    return rows, (getattr(rows[-1], key.key),)
+    return rows, (rows[-1]._mapping[key],)
 
 
 def total(snapshot: Snapshot, statement: Select[Any], limit: int) -> int | None:

@@ -1,0 +1,730 @@
+"""The reverse questions in SQL: what a subject reaches, who reaches a resource, and through what.
+
+Every statement reads through an index and stops at the page's end, so that its cost follows what is
+answered and not the size of the tables.
+"""
+
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row, TextClause, text
+
+from authz_service.base.consistency import ENVIRONMENT
+from authz_service.engine.facts import GROUP, MEMBERSHIP, NO_END, USER, ResourceRef, Subject
+from authz_service.engine.lookup import Plan
+from authz_service.storage.database import Snapshot
+from authz_service.storage.dialects import Dialect
+from authz_service.storage.facts import HOLDERS_SQL, SUBJECT_SQL, TARGET_SQL
+
+# No id sorts after it: the cursor of a first page.
+LAST_ID = "~"
+
+
+class Frame(NamedTuple):
+    """What a question names, as far as it exists.
+
+    Attributes:
+        subject_id: Of the membership or group; None if unknown, or if none was asked.
+        organization_id: Of the subject, or of the resource if no subject was asked.
+        status: Of the membership; ACTIVE for a group.
+        resource_id: None if unknown.
+        resource_path: Ids from the organization resource down to the resource.
+        permission_types: Slug to type, of the asked permissions that exist, in the order asked.
+        revisions: Of the environment and of the organization asked about.
+        everyone_group_id: Of that organization.
+        nesting_types: Those types of asked permissions whose resources may lie below resources of
+            the same type.
+    """
+
+    subject_id: str | None
+    organization_id: str | None
+    status: str | None
+    resource_id: str | None
+    resource_organization_id: str | None
+    resource_type_slug: str | None
+    resource_path: tuple[str, ...]
+    permission_types: dict[str, str]
+    revisions: dict[str, int]
+    everyone_group_id: str | None
+    nesting_types: frozenset[str]
+
+
+def frame(
+    snapshot: Snapshot,
+    subject: Subject | None,
+    resource: ResourceRef | None,
+    permission_slugs: Collection[str] = (),
+) -> Frame:
+    """Returns what a question names, in one statement.
+
+    Args:
+        subject: None for questions about a resource alone.
+        resource: None for the organization resource of the subject's organization.
+    """
+    parameters: dict[str, Any] = {"slugs": snapshot.dialect.list_value(permission_slugs)}
+    if subject is not None:
+        parameters["subject"] = subject.id
+        if subject.kind == USER:
+            parameters["subject_organization"] = subject.organization_id
+    if resource is not None:
+        if resource.id:
+            parameters["resource"] = resource.id
+        else:
+            parameters["resource_organization"] = resource.organization_id
+            parameters["resource_type"] = resource.resource_type_slug
+            parameters["external_id"] = resource.external_id
+    statement = _frame(
+        snapshot.dialect,
+        subject.kind if subject else None,
+        bool(resource.id) if resource else None,
+    )
+    row = snapshot.connection.execute(statement, parameters).one()
+    found = {}
+    for pair in (row[7] or "").split(","):
+        slug, _, type_slug = pair.partition(" ")
+        found[slug] = type_slug
+    types = {slug: found[slug] for slug in permission_slugs if slug in found}
+    revisions = {ENVIRONMENT: row[8]}
+    if row[1] is not None:
+        revisions[row[1]] = row[9]
+    path = tuple(row[6].split("/")) if row[6] else ()
+    nesting = frozenset((row[11] or "").split(","))
+    return Frame(
+        row[0], row[1], row[2], row[3], row[4], row[5], path, types, revisions, row[10], nesting
+    )
+
+
+@cache
+def _frame(dialect: Dialect, kind: str | None, by_id: bool | None) -> TextClause:
+    subject = f"subject AS ({SUBJECT_SQL[kind]})" if kind else ""
+    if by_id is not None:
+        target = f"target AS ({TARGET_SQL[by_id]})"
+    else:
+        target = (
+            "target AS (SELECT r.id, r.organization_id, r.resource_type_slug, r.path"
+            " FROM subject s JOIN organizations o ON o.id = s.organization_id"
+            " JOIN resources r ON r.id = o.root_resource_id)"
+        )
+    if not subject:
+        subject = "subject AS (SELECT NULL AS id, organization_id, NULL AS status FROM target)"
+        parts = f"{target}, {subject}"
+    else:
+        parts = f"{subject}, {target}"
+    type_pairs = dialect.joined("slug || ' ' || resource_type_slug")
+    return text(
+        f"WITH {parts} SELECT s.id, s.organization_id, s.status,"
+        " t.id, t.organization_id, t.resource_type_slug, t.path,"
+        f" (SELECT {type_pairs} FROM permissions WHERE slug IN {dialect.in_list('slugs')}),"
+        f" (SELECT revision FROM realms WHERE id = '{ENVIRONMENT}'),"
+        " (SELECT revision FROM realms WHERE id = s.organization_id),"
+        " (SELECT everyone_group_id FROM organizations WHERE id = s.organization_id),"
+        f" (SELECT {dialect.joined('slug')} FROM resource_type_parents WHERE slug = parent_slug"
+        " AND slug IN (SELECT resource_type_slug FROM permissions"
+        f" WHERE slug IN {dialect.in_list('slugs')}))"
+        " FROM (SELECT 1 AS one) q LEFT JOIN subject s ON q.one = 1 LEFT JOIN target t ON q.one = 1"
+    )
+
+
+# --- what a subject reaches ------------------------------------------------------------------
+
+
+def held_anywhere(
+    snapshot: Snapshot, subject_id: str, kind: str, permission_slugs: Collection[str]
+) -> list[tuple[str, str, str, str, int]]:
+    """Returns where a subject holds permissions, through whatever it belongs to.
+
+    Args:
+        kind: MEMBERSHIP or GROUP.
+
+    Returns:
+        (resource id, type slug, path, permission slug, latest end), one row a pair.
+    """
+    rows = snapshot.connection.execute(
+        _held_anywhere(snapshot.dialect, kind),
+        {"subject": subject_id, "slugs": snapshot.dialect.list_value(permission_slugs)},
+    )
+    return [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+
+
+@cache
+def _held_anywhere(dialect: Dialect, kind: str) -> TextClause:
+    own = ""
+    if kind == MEMBERSHIP:
+        own = (
+            "SELECT o.root_resource_id, r.role_id, NULL AS expires_at FROM subject s"
+            " JOIN membership_roles r ON r.membership_id = s.id"
+            " JOIN organizations o ON o.id = s.organization_id UNION ALL "
+        )
+    return text(
+        f"WITH RECURSIVE subject AS ({SUBJECT_SQL[kind]}), holders(id) AS ({HOLDERS_SQL[kind]}),"
+        f" held(resource_id, role_id, expires_at) AS ({own}"
+        "SELECT a.resource_id, a.role_id, a.expires_at FROM holders h"
+        + dialect.probe("role_assignments", "a", "a.subject_id = h.id")
+        + ") SELECT r.id, r.resource_type_slug, r.path, p.permission_slug,"
+        f" max(coalesce(h.expires_at, {NO_END}))"
+        " FROM held h JOIN role_permissions p ON p.role_id = h.role_id"
+        f" AND p.permission_slug IN {dialect.in_list('slugs')}"
+        + dialect.probe("resources", "r", "r.id = h.resource_id")
+        + " GROUP BY r.id, r.resource_type_slug, r.path, p.permission_slug"
+    )
+
+
+def resources_page(
+    snapshot: Snapshot, plan: Plan, *, parent_id: str, after: str | None, limit: int
+) -> Sequence[Row[Any]]:
+    """Returns the resources of a listing, newest first, at most ``limit``.
+
+    Args:
+        after: Only ids below this one.
+    """
+    before = LAST_ID if after is None else after
+    singles = sorted((id for id in plan.singles if id < before), reverse=True)[:limit]
+    statement = _resources_page(snapshot.dialect, bool(plan.subtrees), bool(plan.children))
+    return snapshot.connection.execute(
+        statement,
+        {
+            "parent": parent_id,
+            "before": before,
+            "limit": limit,
+            "singles": snapshot.dialect.list_value(singles),
+            **_pairs(snapshot, plan),
+        },
+    ).all()
+
+
+def count_resources(snapshot: Snapshot, plan: Plan, *, parent_id: str, limit: int) -> int:
+    """Returns how many resources a listing has, counted up to ``limit`` in each of its parts."""
+    count = len(plan.singles)
+    if plan.subtrees or plan.children:
+        statement = _count_resources(snapshot.dialect, bool(plan.subtrees), bool(plan.children))
+        parameters = {"parent": parent_id, "limit": limit, **_pairs(snapshot, plan)}
+        count += snapshot.connection.execute(statement, parameters).scalar_one()
+    return count
+
+
+def _pairs(snapshot: Snapshot, plan: Plan) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if plan.subtrees:
+        values.update(snapshot.dialect.rows_value("subtrees", plan.subtrees))
+    if plan.children:
+        values.update(snapshot.dialect.rows_value("children", plan.children))
+    return values
+
+
+_BELOW = (
+    "SELECT n.resource_id AS value FROM resource_ancestors n WHERE n.ancestor_id = g.ancestor_id"
+    " AND n.resource_type_slug = g.type_slug AND n.resource_id <> :parent"
+)
+_DIRECTLY_BELOW = (
+    "SELECT c.id AS value FROM resources c"
+    " WHERE c.parent_id = g.ancestor_id AND c.resource_type_slug = g.type_slug"
+)
+
+
+@cache
+def _resources_page(dialect: Dialect, has_subtrees: bool, has_children: bool) -> TextClause:
+    parts = [f"SELECT id FROM resources WHERE id IN {dialect.in_list('singles')}"]
+    if has_subtrees:
+        select = f"{_BELOW} AND n.resource_id < :before ORDER BY n.resource_id DESC LIMIT :limit"
+        given = dialect.rows("subtrees", "ancestor_id", "type_slug")
+        parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
+    if has_children:
+        select = f"{_DIRECTLY_BELOW} AND c.id < :before ORDER BY c.id DESC LIMIT :limit"
+        given = dialect.rows("children", "ancestor_id", "type_slug")
+        parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
+    return text(
+        f"WITH page(id) AS (SELECT id FROM ({' UNION ALL '.join(parts)}) every"
+        " ORDER BY id DESC LIMIT :limit)"
+        " SELECT r.id, r.organization_id, r.resource_type_slug, r.external_id, r.name,"
+        " r.description, r.parent_id, r.depth, r.path, r.created_at, r.updated_at, r.revision"
+        " FROM page" + dialect.probe("resources", "r", "r.id = page.id") + " ORDER BY r.id DESC"
+    )
+
+
+@cache
+def _count_resources(dialect: Dialect, has_subtrees: bool, has_children: bool) -> TextClause:
+    parts = []
+    if has_subtrees:
+        given = dialect.rows("subtrees", "ancestor_id", "type_slug")
+        parts.append(f"SELECT b.value FROM {given} g{dialect.each(f'{_BELOW} LIMIT :limit', 'b')}")
+    if has_children:
+        given = dialect.rows("children", "ancestor_id", "type_slug")
+        select = f"{_DIRECTLY_BELOW} LIMIT :limit"
+        parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
+    return text(
+        f"SELECT count(*) FROM (SELECT 1 FROM ({' UNION ALL '.join(parts)}) every LIMIT :limit) q"
+    )
+
+
+# --- through what a subject has a permission -------------------------------------------------
+
+
+class Held(NamedTuple):
+    """A role that contains the permission, held on a node of a path.
+
+    Attributes:
+        holder_id: The membership or group that holds it.
+        assignment_id: None for an own role of a membership.
+        expires_at: None = no end. Ended ones are included.
+    """
+
+    holder_id: str
+    assignment_id: str | None
+    resource_id: str
+    role_id: str
+    role_slug: str
+    expires_at: int | None
+
+
+def held_on_path(
+    snapshot: Snapshot,
+    subject_id: str,
+    kind: str,
+    node_ids: Collection[str],
+    permission_slugs: Collection[str],
+) -> list[Held]:
+    """Returns every grant of a subject on these nodes whose role contains a permission.
+
+    Args:
+        kind: MEMBERSHIP or GROUP.
+        node_ids: The organization resource must be among them for own roles to be found.
+    """
+    rows = snapshot.connection.execute(
+        _held_on_path(snapshot.dialect, kind, True),
+        {
+            "subject": subject_id,
+            "nodes": snapshot.dialect.list_value(node_ids),
+            "slugs": snapshot.dialect.list_value(permission_slugs),
+        },
+    )
+    return [Held(*row) for row in rows]
+
+
+@cache
+def _held_on_path(dialect: Dialect, kind: str, with_permissions: bool) -> TextClause:
+    containing = ""
+    if with_permissions:
+        containing = (
+            " WHERE EXISTS (SELECT 1 FROM role_permissions p WHERE p.role_id = h.role_id"
+            f" AND p.permission_slug IN {dialect.in_list('slugs')})"
+        )
+    own = ""
+    if kind == MEMBERSHIP:
+        own = (
+            "SELECT DISTINCT s.id, NULL AS assignment_id, o.root_resource_id, r.role_id,"
+            " NULL AS expires_at FROM subject s JOIN membership_roles r ON r.membership_id = s.id"
+            " JOIN organizations o ON o.id = s.organization_id"
+            f" WHERE o.root_resource_id IN {dialect.in_list('nodes')} UNION ALL "
+        )
+    return text(
+        f"WITH RECURSIVE subject AS ({SUBJECT_SQL[kind]}), holders(id) AS ({HOLDERS_SQL[kind]}),"
+        " held(holder_id, assignment_id, resource_id, role_id, expires_at) AS"
+        f" ({own}SELECT h.id, a.id, a.resource_id, a.role_id, a.expires_at"
+        f" FROM (SELECT id AS node_id FROM resources WHERE id IN {dialect.in_list('nodes')}) n"
+        " CROSS JOIN holders h"
+        + dialect.probe(
+            "role_assignments", "a", "a.subject_id = h.id AND a.resource_id = n.node_id"
+        )
+        + ") SELECT h.holder_id, h.assignment_id, h.resource_id, h.role_id, r.slug, h.expires_at"
+        f" FROM held h JOIN roles r ON r.id = h.role_id{containing}"
+    )
+
+
+def direct_groups(snapshot: Snapshot, subject_id: str, kind: str) -> set[str]:
+    """Returns the groups that a membership or group is directly in, without everyone."""
+    statement = _DIRECT_GROUPS[kind]
+    return set(snapshot.connection.execute(statement, {"subject": subject_id}).scalars())
+
+
+_DIRECT_GROUPS = {
+    MEMBERSHIP: text("SELECT group_id FROM group_members WHERE membership_id = :subject"),
+    GROUP: text("SELECT group_id FROM group_nestings WHERE member_group_id = :subject"),
+}
+
+
+def groups_above(snapshot: Snapshot, group_ids: Collection[str]) -> dict[str, set[str]]:
+    """Returns, for these groups and all that contain them, the groups each is directly in."""
+    statement = _groups_above(snapshot.dialect)
+    above: dict[str, set[str]] = {}
+    for inner, outer in snapshot.connection.execute(
+        statement, {"groups": snapshot.dialect.list_value(group_ids)}
+    ):
+        above.setdefault(inner, set()).add(outer)
+    return above
+
+
+@cache
+def _groups_above(dialect: Dialect) -> TextClause:
+    return text(
+        "WITH RECURSIVE edges(inner_id, outer_id) AS ("
+        " SELECT member_group_id, group_id FROM group_nestings"
+        f" WHERE member_group_id IN {dialect.in_list('groups')}"
+        " UNION SELECT n.member_group_id, n.group_id FROM edges e"
+        " JOIN group_nestings n ON n.member_group_id = e.outer_id)"
+        " SELECT inner_id, outer_id FROM edges"
+    )
+
+
+def roles_containing(
+    snapshot: Snapshot, permission_slug: str, organization_id: str
+) -> Sequence[Row[Any]]:
+    """Returns id, slug and type of the roles of an organization that contain a permission."""
+    return snapshot.connection.execute(
+        _ROLES_CONTAINING,
+        {
+            "permission": permission_slug,
+            "organization": organization_id,
+            "environment": ENVIRONMENT,
+        },
+    ).all()
+
+
+_ROLES_CONTAINING = text(
+    "SELECT r.id, r.slug, r.resource_type_slug FROM role_permissions p"
+    " JOIN roles r ON r.id = p.role_id AND r.realm IN (:environment, :organization)"
+    " WHERE p.permission_slug = :permission"
+)
+
+
+# --- who reaches a resource ------------------------------------------------------------------
+
+
+class Holders(NamedTuple):
+    """Who holds a permission on the nodes of a path, but for single memberships.
+
+    Attributes:
+        role_slugs: The roles of the organization that contain it: id to slug.
+        is_ordered: More than one of them is of type organization, so that their priority matters.
+        groups: Valid assignments of groups on the nodes, everyone's too.
+        inner: For each group that holds it or lies in one that does, the groups directly in it.
+    """
+
+    role_slugs: dict[str, str]
+    is_ordered: bool
+    groups: list[Held]
+    inner: dict[str, set[str]]
+
+
+def holders(
+    snapshot: Snapshot, organization_id: str, node_ids: Sequence[str], permission_slug: str
+) -> Holders:
+    """Returns which roles and groups give a permission on these nodes."""
+    containing = roles_containing(snapshot, permission_slug, organization_id)
+    roles = {row.id: row.slug for row in containing}
+    is_ordered = sum(row.resource_type_slug == "organization" for row in containing) > 1
+    if not roles:
+        return Holders({}, False, [], {})
+    rows = snapshot.connection.execute(
+        _holding_groups(snapshot.dialect),
+        {
+            "nodes": snapshot.dialect.list_value(node_ids),
+            "roles": snapshot.dialect.list_value(roles),
+            "now": snapshot.now,
+        },
+    ).all()
+    groups = [Held(row[0], row[1], row[2], row[3], roles[row[3]], row[4]) for row in rows]
+    inner: dict[str, set[str]] = {group.holder_id: set() for group in groups}
+    if groups:
+        for outer_id, inner_id in snapshot.connection.execute(
+            _groups_within(snapshot.dialect),
+            {"groups": snapshot.dialect.list_value(inner)},
+        ):
+            inner.setdefault(outer_id, set()).add(inner_id)
+            inner.setdefault(inner_id, set())
+    return Holders(roles, is_ordered, groups, inner)
+
+
+# Ids start with their kind: the groups among the subjects of an index are one range of it, the
+# memberships another.
+_IS_GROUP = "a.subject_id >= 'group_' AND a.subject_id < 'group`'"
+_IS_MEMBERSHIP = "a.subject_id >= 'om_' AND a.subject_id < 'om`'"
+_IS_VALID = "(a.expires_at IS NULL OR a.expires_at > :now)"
+
+
+@cache
+def _holding_groups(dialect: Dialect) -> TextClause:
+    return text(
+        "SELECT a.subject_id, a.id, a.resource_id, a.role_id, a.expires_at"
+        f" FROM (SELECT id AS node_id FROM resources WHERE id IN {dialect.in_list('nodes')}) n"
+        f" CROSS JOIN (SELECT id AS role_id FROM roles WHERE id IN {dialect.in_list('roles')}) r"
+        + dialect.probe(
+            "role_assignments",
+            "a",
+            f"a.resource_id = n.node_id AND a.role_id = r.role_id AND {_IS_GROUP} AND {_IS_VALID}",
+        )
+    )
+
+
+@cache
+def _groups_within(dialect: Dialect) -> TextClause:
+    return text(
+        "WITH RECURSIVE edges(outer_id, inner_id) AS ("
+        " SELECT group_id, member_group_id FROM group_nestings"
+        f" WHERE group_id IN {dialect.in_list('groups')}"
+        " UNION SELECT n.group_id, n.member_group_id FROM edges e"
+        " JOIN group_nestings n ON n.group_id = e.inner_id)"
+        " SELECT outer_id, inner_id FROM edges"
+    )
+
+
+class Sources(NamedTuple):
+    """Where the members of a listing come from.
+
+    Attributes:
+        own: Role ids that count as own roles; empty if the organization resource is not a node.
+        assigned: (resource id, role id) of assignments to memberships.
+        groups: Groups whose direct members count.
+        everyone: Every active membership of the organization counts.
+    """
+
+    own: tuple[str, ...]
+    assigned: tuple[tuple[str, str], ...]
+    groups: tuple[str, ...]
+    everyone: bool
+
+
+def members_page(
+    snapshot: Snapshot,
+    organization_id: str,
+    sources: Sources,
+    *,
+    after: str | None,
+    limit: int,
+) -> list[str]:
+    """Returns the ids of active memberships that come from a source, newest first."""
+    statement = _members(
+        snapshot.dialect, bool(sources.own), bool(sources.assigned), bool(sources.groups),
+        sources.everyone, counting=False,
+    )  # fmt: skip
+    if statement is None:
+        return []
+    parameters = _member_parameters(snapshot, organization_id, sources, limit)
+    parameters["before"] = LAST_ID if after is None else after
+    return list(snapshot.connection.execute(statement, parameters).scalars())
+
+
+def count_members(snapshot: Snapshot, organization_id: str, sources: Sources, *, limit: int) -> int:
+    """Returns how many active memberships come from a source, counted up to ``limit``."""
+    statement = _members(
+        snapshot.dialect, bool(sources.own), bool(sources.assigned), bool(sources.groups),
+        sources.everyone, counting=True,
+    )  # fmt: skip
+    if statement is None:
+        return 0
+    parameters = _member_parameters(snapshot, organization_id, sources, limit)
+    parameters["before"] = LAST_ID
+    return int(snapshot.connection.execute(statement, parameters).scalar_one())
+
+
+def _member_parameters(
+    snapshot: Snapshot, organization_id: str, sources: Sources, limit: int
+) -> dict[str, Any]:
+    parameters: dict[str, Any] = {
+        "organization": organization_id,
+        "limit": limit,
+        "now": snapshot.now,
+    }
+    if sources.own:
+        parameters["own"] = snapshot.dialect.list_value(sources.own)
+    if sources.assigned:
+        parameters.update(snapshot.dialect.rows_value("assigned", sources.assigned))
+    if sources.groups:
+        parameters["groups"] = snapshot.dialect.list_value(sources.groups)
+    return parameters
+
+
+@cache
+def _members(
+    dialect: Dialect, own: bool, assigned: bool, groups: bool, everyone: bool, counting: bool
+) -> TextClause | None:
+    active = "JOIN memberships m ON m.id = {id} AND m.status = 'ACTIVE'"
+    parts = []
+    if everyone:
+        parts.append(
+            "SELECT id AS value FROM (SELECT id FROM memberships"
+            " WHERE organization_id = :organization AND status = 'ACTIVE' AND id < :before"
+            " ORDER BY id DESC LIMIT :limit) every"
+        )
+    else:
+        if own:
+            select = (
+                f"SELECT o.membership_id AS value FROM membership_roles o"
+                f" {active.format(id='o.membership_id')}"
+                " WHERE o.organization_id = :organization AND o.role_id = g.role_id"
+                " AND o.membership_id < :before ORDER BY o.membership_id DESC LIMIT :limit"
+            )
+            given = f"(SELECT id AS role_id FROM roles WHERE id IN {dialect.in_list('own')})"
+            parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
+        if assigned:
+            select = (
+                f"SELECT a.subject_id AS value FROM role_assignments a"
+                f" {active.format(id='a.subject_id')}"
+                " WHERE a.resource_id = g.resource_id AND a.role_id = g.role_id"
+                f" AND {_IS_MEMBERSHIP} AND a.subject_id < :before AND {_IS_VALID}"
+                " ORDER BY a.subject_id DESC LIMIT :limit"
+            )
+            given = dialect.rows("assigned", "resource_id", "role_id")
+            parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
+        if groups:
+            select = (
+                f"SELECT i.membership_id AS value FROM group_members i"
+                f" {active.format(id='i.membership_id')}"
+                " WHERE i.group_id = g.group_id AND i.membership_id < :before"
+                " ORDER BY i.membership_id DESC LIMIT :limit"
+            )
+            given = f"(SELECT id AS group_id FROM groups WHERE id IN {dialect.in_list('groups')})"
+            parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
+    if not parts:
+        return None
+    union = f"SELECT DISTINCT value FROM ({' UNION ALL '.join(parts)}) some"
+    if counting:
+        return text(f"SELECT count(*) FROM ({union} LIMIT :limit) q")
+    return text(f"{union} ORDER BY value DESC LIMIT :limit")
+
+
+class MemberGrants(NamedTuple):
+    """Through what the members of one page have a permission.
+
+    Attributes:
+        held: Membership id to its own roles and valid assignments.
+        direct_groups: Membership id to those of the given groups it is directly in.
+    """
+
+    held: dict[str, list[Held]]
+    direct_groups: dict[str, set[str]]
+
+
+def member_grants(
+    snapshot: Snapshot,
+    membership_ids: Sequence[str],
+    *,
+    role_slugs: dict[str, str],
+    node_ids: Sequence[str],
+    root_id: str | None,
+    group_ids: Collection[str],
+) -> MemberGrants:
+    """Returns the grants of a page's members, in one statement.
+
+    Args:
+        role_slugs: The roles that contain the permission.
+        root_id: The organization resource if own roles count, else None.
+        group_ids: The groups that hold it or lie in one that does.
+    """
+    rows = snapshot.connection.execute(
+        _member_grants(snapshot.dialect),
+        {
+            "members": snapshot.dialect.list_value(membership_ids),
+            "roles": snapshot.dialect.list_value(role_slugs),
+            "nodes": snapshot.dialect.list_value(node_ids),
+            "groups": snapshot.dialect.list_value(group_ids),
+            "now": snapshot.now,
+        },
+    )
+    held: dict[str, list[Held]] = {id: [] for id in membership_ids}
+    direct: dict[str, set[str]] = {id: set() for id in membership_ids}
+    for kind, membership_id, assignment_id, resource_id, what_id, expires_at in rows:
+        if kind == _IN_GROUP:
+            direct[membership_id].add(what_id)
+        elif kind == _BY_ASSIGNMENT or root_id is not None:
+            held[membership_id].append(
+                Held(
+                    membership_id,
+                    assignment_id,
+                    resource_id or root_id or "",
+                    what_id,
+                    role_slugs[what_id],
+                    expires_at,
+                )
+            )
+    return MemberGrants(held, direct)
+
+
+_BY_OWN_ROLE, _BY_ASSIGNMENT, _IN_GROUP = 0, 1, 2
+
+
+@cache
+def _member_grants(dialect: Dialect) -> TextClause:
+    members = f"(SELECT id FROM memberships WHERE id IN {dialect.in_list('members')})"
+    return text(
+        # A role may be held from two sources (RO6); it is one grant.
+        f"SELECT DISTINCT {_BY_OWN_ROLE} AS kind, o.membership_id, NULL AS assignment_id,"
+        " NULL AS resource_id, o.role_id AS what_id, CAST(NULL AS bigint) AS expires_at"
+        f" FROM {members} m JOIN membership_roles o ON o.membership_id = m.id"
+        f" WHERE o.role_id IN {dialect.in_list('roles')}"
+        f" UNION ALL SELECT {_BY_ASSIGNMENT}, a.subject_id, a.id, a.resource_id, a.role_id,"
+        f" a.expires_at FROM {members} m"
+        f" CROSS JOIN (SELECT id AS node_id FROM resources"
+        f" WHERE id IN {dialect.in_list('nodes')}) n"
+        + dialect.probe(
+            "role_assignments",
+            "a",
+            f"a.subject_id = m.id AND a.resource_id = n.node_id AND {_IS_VALID}",
+        )
+        + f" WHERE a.role_id IN {dialect.in_list('roles')}"
+        f" UNION ALL SELECT {_IN_GROUP}, i.membership_id, NULL, NULL, i.group_id, NULL"
+        f" FROM {members} m JOIN group_members i ON i.membership_id = m.id"
+        f" WHERE i.group_id IN {dialect.in_list('groups')}"
+    )
+
+
+# --- what a subject may do on a resource -----------------------------------------------------
+
+
+def valid_roles(
+    snapshot: Snapshot, subject_id: str, kind: str, node_ids: Collection[str]
+) -> set[str]:
+    """Returns the roles that a subject holds on these nodes and that have not ended."""
+    rows = snapshot.connection.execute(
+        _held_on_path(snapshot.dialect, kind, False),
+        {"subject": subject_id, "nodes": snapshot.dialect.list_value(node_ids)},
+    )
+    return {row.role_id for row in rows if row.expires_at is None or snapshot.now < row.expires_at}
+
+
+def path_rows(snapshot: Snapshot, path: Sequence[str]) -> list[Row[Any]]:
+    """Returns id, type, external id and name of the nodes of a path, in its order."""
+    rows = snapshot.connection.execute(
+        _path_rows(snapshot.dialect), {"nodes": snapshot.dialect.list_value(path)}
+    ).all()
+    places = {resource_id: place for place, resource_id in enumerate(path)}
+    return sorted(rows, key=lambda row: places[row.id])
+
+
+@cache
+def _path_rows(dialect: Dialect) -> TextClause:
+    return text(
+        "SELECT id, resource_type_slug, external_id, name FROM resources"
+        f" WHERE id IN {dialect.in_list('nodes')}"
+    )
+
+
+def permissions_page(
+    snapshot: Snapshot,
+    role_ids: Collection[str],
+    type_slugs: Collection[str],
+    *,
+    after: str | None,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Returns the permissions of these types that some of these roles contain, by slug."""
+    return snapshot.connection.execute(
+        _permissions_page(snapshot.dialect),
+        {
+            "roles": snapshot.dialect.list_value(role_ids),
+            "types": snapshot.dialect.list_value(type_slugs),
+            "after": after or "",
+            "limit": limit,
+        },
+    ).all()
+
+
+@cache
+def _permissions_page(dialect: Dialect) -> TextClause:
+    return text(
+        "SELECT p.slug, p.id, p.name, p.description, p.resource_type_slug,"
+        " p.assignable_to_api_keys, p.created_at, p.updated_at, p.revision FROM permissions p"
+        f" WHERE p.slug > :after AND p.resource_type_slug IN {dialect.in_list('types')}"
+        " AND EXISTS (SELECT 1 FROM role_permissions r WHERE r.permission_slug = p.slug"
+        f" AND r.role_id IN {dialect.in_list('roles')}) ORDER BY p.slug LIMIT :limit"
+    )
