@@ -16,6 +16,7 @@ from authz_service.base.pages import Pages
 from authz_service.base.sealed import Sealer, derive
 from authz_service.config import Config
 from authz_service.domain import service_credentials
+from authz_service.domain.lifecycles import seeds
 from authz_service.engine.limits import Limits
 from authz_service.pb.authz.v1 import organizations_pb2
 from authz_service.rpc.access_log import AccessLog
@@ -34,6 +35,18 @@ from authz_service.telemetry.metrics import Metrics
 # Secrets of service credentials are hashed under keys of this purpose.
 CREDENTIAL_PURPOSE = "service-credential"
 _PROBE_SECONDS = 1.0
+
+
+def prepare(url: str, revision: str = "head") -> None:
+    """Brings a database to this program's schema; an empty one also gets the first rows (RO1)."""
+    schema.upgrade(url, revision)
+    if revision != "head":
+        return
+    database = Database(url, pool_size=1)
+    try:
+        database.write(seeds.seed, actor=SYSTEM)
+    finally:
+        database.close()
 
 
 class Worker:

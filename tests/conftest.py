@@ -12,12 +12,9 @@ from typing import Any
 
 import pytest
 
-from authz_service.base.actor import SYSTEM
 from authz_service.base.clock import utc_now
 from authz_service.config import Config, dev_environment
-from authz_service.domain.lifecycles import seeds
-from authz_service.server import Worker
-from authz_service.storage import schema
+from authz_service.server import Worker, prepare
 from authz_service.storage.database import Database
 from tests.callers import Caller, through_hall
 from tests.servers.postgresql import Databases
@@ -68,26 +65,18 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def seeded(url: str) -> None:
-    """Brings an empty database to the present schema, with the first rows."""
-    schema.upgrade(url)
-    database = Database(url)
-    database.write(seeds.seed, actor=SYSTEM)
-    database.close()
-
-
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with schema and first rows, to be copied."""
     path = tmp_path_factory.mktemp("template") / "authz.db"
-    seeded(f"sqlite:///{path}")
+    prepare(f"sqlite:///{path}")
     return path
 
 
 @pytest.fixture(scope="session")
 def seeded_databases(postgresql_server: Any) -> Iterator[Databases]:
     """Makes PostgreSQL databases with schema and first rows."""
-    databases = Databases(postgresql_server, seeded, prefix="seeded")
+    databases = Databases(postgresql_server, prepare, prefix="seeded")
     yield databases
     databases.close()
 

@@ -6,14 +6,22 @@ import this; all other parts receive plain values.
 """
 
 from authz_service.config.conflicts import Problem
-from authz_service.config.environment import Config, ConfigError, dev_environment, settings
-from authz_service.config.groups import Database, Limits, Security, Server
+from authz_service.config.environment import (
+    Config,
+    ConfigError,
+    client_settings,
+    dev_environment,
+    foreign_environment,
+    settings,
+)
+from authz_service.config.groups import Client, Database, Limits, Security, Server
 from authz_service.config.kinds import Setting
 from authz_service.config.values import EXAMPLE_ROOT_KEY, Address, TlsClient
 
 __all__ = [
     "EXAMPLE_ROOT_KEY",
     "Address",
+    "Client",
     "Config",
     "ConfigError",
     "Database",
@@ -23,6 +31,8 @@ __all__ = [
     "Server",
     "Setting",
     "TlsClient",
+    "client_settings",
     "dev_environment",
+    "foreign_environment",
     "settings",
 ]

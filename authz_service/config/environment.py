@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any, TypeVar
 
 from authz_service.base import ids, secrets
 from authz_service.config import conflicts
 from authz_service.config.conflicts import Problem
-from authz_service.config.groups import Database, Limits, Security, Server
+from authz_service.config.groups import Client, Database, Limits, Security, Server
 from authz_service.config.kinds import Setting
 from authz_service.config.values import ROOT_KEY_BYTES_MIN, Bad, shown_text
 
 PREFIX = "AUTHZ_"
+GroupT = TypeVar("GroupT")
 # A file with a secret is a line or two; anything larger is another file.
 SECRET_FILE_BYTES_MAX = 64 * 1024
 GROUPS: dict[str, type] = {
@@ -23,6 +25,7 @@ GROUPS: dict[str, type] = {
     "security": Security,
     "database": Database,
     "limits": Limits,
+    "client": Client,
 }
 # Kubernetes puts these beside ours when a Service in the same namespace is called "authz...".
 _OF_KUBERNETES = re.compile(
@@ -53,6 +56,7 @@ class Config:
     security: Security
     database: Database
     limits: Limits
+    client: Client
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Config":
@@ -65,25 +69,11 @@ class Config:
         Raises:
             ConfigError: With every bad value, not only the first.
         """
-        given = {
-            name: text
-            for name, text in (os.environ if environment is None else environment).items()
-            if text
-        }
+        given = _given(environment)
         problems = list(_unknown(given))
-        groups = {}
-        for group, kind in GROUPS.items():
-            found = {}
-            for field, setting in _settings_of(kind):
-                try:
-                    text = _text_of(setting, given)
-                    if text is not None:
-                        found[field] = setting.parse(text)
-                except Bad as error:
-                    problems.append(
-                        Problem(setting.variable, str(error), f"must be {setting.range}")
-                    )
-            groups[group] = kind(**found)
+        groups: dict[str, Any] = {
+            group: _parsed(kind, given, problems) for group, kind in GROUPS.items()
+        }
         config = cls(**groups)
         if config.database.pool is None:
             # Two more than threads: the poller and health must not wait behind the calls.
@@ -107,6 +97,40 @@ class Config:
             for field, setting in _settings_of(kind)
             for value in (getattr(getattr(self, group), field),)
         }
+
+
+def client_settings(environment: Mapping[str, str] | None = None) -> Client:
+    """Reads what a command needs that calls a running service, and nothing else.
+
+    Raises:
+        ConfigError: With every bad value among these settings.
+    """
+    given = _given(environment)
+    problems: list[Problem] = []
+    client = _parsed(Client, given, problems)
+    if client.credential is None:
+        first = _parsed(Security, given, []).first_credential
+        client = dataclasses.replace(client, credential=first)
+    if problems:
+        raise ConfigError(tuple(problems))
+    return client
+
+
+def _given(environment: Mapping[str, str] | None) -> dict[str, str]:
+    found = os.environ if environment is None else environment
+    return {name: text for name, text in found.items() if text}
+
+
+def _parsed(kind: type[GroupT], given: Mapping[str, str], problems: list[Problem]) -> GroupT:
+    found: dict[str, Any] = {}
+    for field, setting in _settings_of(kind):
+        try:
+            text = _text_of(setting, given)
+            if text is not None:
+                found[field] = setting.parse(text)
+        except Bad as error:
+            problems.append(Problem(setting.variable, str(error), f"must be {setting.range}"))
+    return kind(**found)
 
 
 def settings() -> Iterator[tuple[str, str, Setting]]:
@@ -139,6 +163,12 @@ def dev_environment(
         completed["AUTHZ_FIRST_CREDENTIAL"] = credential
         lines.append(f"AUTHZ_FIRST_CREDENTIAL: made up, with scope admin: {credential}")
     return completed, lines
+
+
+def foreign_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Returns the variables that are no settings of ours, for a process with its own settings."""
+    found = os.environ if environment is None else environment
+    return {name: text for name, text in found.items() if not name.startswith(PREFIX)}
 
 
 def _is_given(environment: Mapping[str, str], variable: str) -> bool:

@@ -355,3 +355,28 @@ class Limits:
         "bytes",
         "A directory file is held in memory and applied in one transaction.",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """What the commands that call a running service use; the service itself ignores it."""
+
+    address: values.Address = listener(
+        "AUTHZ_ADDRESS",
+        values.Address("127.0.0.1", 50051),
+        why="Where the service is: `host:port` or `unix:/path`.",
+    )
+    credential: Secret | None = setting(
+        None,
+        variable="AUTHZ_CREDENTIAL",
+        unit="service credential",
+        range="a service credential (azc_…)",
+        why="What the command presents. Without it AUTHZ_FIRST_CREDENTIAL is used, if that is set.",
+        parse=values.first_credential,
+        is_secret=True,
+    )
+    ca: Path | None = file(
+        "AUTHZ_CA",
+        why="Certificates, PEM, of those whose server certificates are trusted. Without it the"
+        " connection is plaintext, for a service on this machine.",
+    )

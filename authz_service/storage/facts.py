@@ -155,7 +155,7 @@ class SqlFacts:
             environment_revision,
             organization_revision,
             credential_revision,
-        ) = row._tuple()
+        ) = tuple(row)
         revisions = {ENVIRONMENT: environment_revision}
         grants = {}
         if organization_id is not None:

@@ -25,7 +25,7 @@ def newest_first(
     if len(rows) <= page.size:
         return rows, None
     rows = rows[: page.size]
-    return rows, (rows[-1]._mapping[key],)
+    return rows, (getattr(rows[-1], str(key.key)),)
 
 
 def total(snapshot: Snapshot, statement: Select[Any], limit: int) -> int | None:

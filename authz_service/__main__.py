@@ -1,0 +1,5 @@
+"""``python -m authz_service`` is ``authz``."""
+
+from authz_service.cli import main
+
+main()
