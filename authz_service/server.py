@@ -5,9 +5,11 @@ import threading
 from collections.abc import Callable
 from types import ModuleType
 
+from authz_service.api.groups import GroupServicer
 from authz_service.api.listing import Listings
 from authz_service.api.mutation import Mutations
 from authz_service.api.organizations import OrganizationServicer
+from authz_service.api.resources import ResourceServicer
 from authz_service.base.actor import SYSTEM
 from authz_service.base.clock import Clock, to_datetime, utc_now
 from authz_service.base.consistency import ConsistencyTokens
@@ -18,12 +20,12 @@ from authz_service.config import Config
 from authz_service.domain import service_credentials
 from authz_service.domain.lifecycles import seeds
 from authz_service.engine.limits import Limits
-from authz_service.pb.authz.v1 import organizations_pb2
+from authz_service.pb.authz.v1 import groups_pb2, organizations_pb2, resources_pb2
 from authz_service.rpc.access_log import AccessLog
 from authz_service.rpc.admission import Admission
 from authz_service.rpc.auth import Authenticator, Client, Credential
 from authz_service.rpc.fronts.grpcio import Front, Settings
-from authz_service.rpc.fronts.listeners import Listener, Tls
+from authz_service.rpc.fronts.listeners import Listener, Tls, Unlistenable
 from authz_service.rpc.hall import Hall
 from authz_service.rpc.rate import Rate
 from authz_service.storage import schema
@@ -31,6 +33,8 @@ from authz_service.storage.database import Database
 from authz_service.telemetry.exposition import Page, Teller
 from authz_service.telemetry.logs import Lines, logger
 from authz_service.telemetry.metrics import Metrics
+
+__all__ = ["CREDENTIAL_PURPOSE", "Unlistenable", "Worker", "prepare"]
 
 # Secrets of service credentials are hashed under keys of this purpose.
 CREDENTIAL_PURPOSE = "service-credential"
@@ -161,6 +165,8 @@ class Worker:
         database = self.database
         return [
             (organizations_pb2, OrganizationServicer(database, mutations, listings)),
+            (resources_pb2, ResourceServicer(database, mutations, listings)),
+            (groups_pb2, GroupServicer(database, mutations, listings)),
         ]
 
     @property

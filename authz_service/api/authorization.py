@@ -1,4 +1,4 @@
-"""AuthorizationService: decisions. The lists and Explain are in ``discovery.py``."""
+"""AuthorizationService: Check, BatchCheck and CheckMatrix; the reverse questions are Discovery."""
 
 from collections.abc import Collection
 
@@ -6,6 +6,8 @@ from google.rpc.status_pb2 import Status
 
 from authz_service.api import render
 from authz_service.api.consistency import Freshness
+from authz_service.api.discovery import Discovery
+from authz_service.api.listing import Listings
 from authz_service.base import errors
 from authz_service.base.actor import Actor
 from authz_service.engine import limits
@@ -14,20 +16,29 @@ from authz_service.engine.facts import Ask, Facts, FactSource, ResourceRef, Subj
 from authz_service.pb.authz.v1 import authorization_pb2 as pb
 from authz_service.rpc.call import Context, CredentialChanged
 from authz_service.rpc.status import status_of
+from authz_service.storage.database import Database
 
 
-class AuthorizationServicer:
-    """Check, BatchCheck and CheckMatrix.
+class AuthorizationServicer(Discovery):
+    """Decides, lists and explains.
 
     Args:
-        facts: Where they come from.
+        facts: What decisions are made of.
+        database: What lists and explanations read.
         freshness: Reads ``consistency``, makes tokens.
         batch_items_max: Items of one BatchCheck.
     """
 
-    def __init__(self, facts: FactSource, freshness: Freshness, batch_items_max: int) -> None:
+    def __init__(
+        self,
+        facts: FactSource,
+        database: Database,
+        freshness: Freshness,
+        listings: Listings,
+        batch_items_max: int,
+    ) -> None:
+        super().__init__(database, freshness, listings)
         self._facts = facts
-        self._freshness = freshness
         self._batch_items_max = batch_items_max
 
     def Check(self, request: pb.CheckRequest, context: Context) -> pb.CheckResponse:

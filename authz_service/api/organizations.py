@@ -64,9 +64,7 @@ class OrganizationServicer:
         changes = render.changes(request.organization, request.update_mask)
 
         def work(tx: Transaction) -> pb.UpdateOrganizationResponse:
-            row = lifecycle.update(
-                tx, organization_id, changes, etag=request.organization.etag
-            )
+            row = lifecycle.update(tx, organization_id, changes, etag=request.organization.etag)
             return pb.UpdateOrganizationResponse(
                 organization=pb.Organization(**organizations.view(row))
             )

@@ -56,8 +56,7 @@ def _refuse(text: str) -> None:
 
 def _work(config: object, metrics_socket: str | None) -> None:
     from authz_service.config import Config
-    from authz_service.rpc.fronts.listeners import Unlistenable
-    from authz_service.server import Worker
+    from authz_service.server import Unlistenable, Worker
     from authz_service.storage.schema import SchemaError
     from authz_service.supervisor import end_with_supervisor
 

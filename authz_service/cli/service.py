@@ -137,16 +137,22 @@ class Service:
 
 
 @contextlib.contextmanager
+def telling(running: Service) -> Iterator[Service]:
+    """Gives a service; a call it refuses ends the command with the reason."""
+    try:
+        yield running
+    except CallFailed as error:
+        fail(described(error))
+    finally:
+        running.channel.close()
+
+
+@contextlib.contextmanager
 def service() -> Iterator[Service]:
-    """Gives the configured service; a call it refuses ends the command with the reason."""
+    """Gives the configured service."""
     try:
         settings = client_settings()
     except ConfigError as error:
         fail(str(error))
-    found = Service(settings)
-    try:
-        yield found
-    except CallFailed as error:
-        fail(described(error))
-    finally:
-        found.channel.close()
+    with telling(Service(settings)) as running:
+        yield running

@@ -22,6 +22,11 @@ from authz_service.storage import dialects
 from authz_service.storage.tables import Event, EventQueueEntry, Realm
 
 ATTEMPTS_MAX = 3
+# For work on thousands of rows: time to compute between statements, and hashes to join by.
+_PATIENCE = (
+    "SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL statement_timeout = '60s';"
+    " SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
+)
 T = TypeVar("T")
 RowT = TypeVar("RowT")
 
@@ -169,6 +174,7 @@ class Database:
         *,
         actor: Actor,
         deadline: float | None = None,
+        patient: bool = False,
     ) -> Written[T]:
         """Runs ``work`` in one transaction and acknowledges it once it is durable.
 
@@ -178,6 +184,7 @@ class Database:
         Args:
             work: Touches nothing but the transaction it is given, which is new for each attempt.
             deadline: Boot clock, seconds.
+            patient: The work computes for seconds between statements, or moves very many rows.
 
         Raises:
             Refusal: What ``work`` refused.
@@ -189,7 +196,7 @@ class Database:
             if deadline is not None and boot_seconds() >= deadline:
                 raise errors.DeadlineExceeded("DEADLINE_EXCEEDED")
             try:
-                return self._attempt(work, actor)
+                return self._attempt(work, actor, patient)
             except DBAPIError as error:
                 if not self.dialect.lost_race(error):
                     self._refuse(error)
@@ -201,11 +208,15 @@ class Database:
                 self._refuse(error)
         raise AssertionError("unreachable")
 
-    def _attempt(self, work: Callable[[Transaction], T], actor: Actor) -> Written[T]:
+    def _attempt(
+        self, work: Callable[[Transaction], T], actor: Actor, patient: bool
+    ) -> Written[T]:
         with self._engine.connect() as connection:
             # The realm's lock orders writers; a higher level would only abort them. SQLite takes
             # its one writer's lock at once, for a reader that becomes a writer may have to fail.
             connection.exec_driver_sql("BEGIN" if self._is_postgresql else "BEGIN IMMEDIATE")
+            if patient and self._is_postgresql:
+                connection.exec_driver_sql(_PATIENCE)
             try:
                 session = Session(bind=connection, expire_on_commit=False)
                 tx = Transaction(connection, self.dialect, self.now(), actor, self._limits, session)

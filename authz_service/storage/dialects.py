@@ -6,7 +6,18 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Engine,
+    Text,
+    any_,
+    create_engine,
+    event,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
@@ -32,6 +43,10 @@ class Dialect:
 
     def list_value(self, values: Collection[str]) -> Any:
         """A Python collection as that parameter's value."""
+        raise NotImplementedError
+
+    def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
+        """``column IN values`` with all values in one parameter, however many there are."""
         raise NotImplementedError
 
     def probe(self, table: str, name: str, condition: str) -> str:
@@ -85,6 +100,9 @@ class PostgreSQL(Dialect):
     def list_value(self, values: Collection[str]) -> Any:
         return list(values)
 
+    def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
+        return column == any_(literal(list(values), ARRAY(Text)))
+
     def probe(self, table: str, name: str, condition: str) -> str:
         # OFFSET 0 keeps the subquery from being merged into the join and planned by statistics.
         return (
@@ -136,6 +154,10 @@ class SQLite(Dialect):
 
     def list_value(self, values: Collection[str]) -> Any:
         return json.dumps(list(values))
+
+    def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
+        given = func.json_each(json.dumps(list(values))).table_valued("value")
+        return column.in_(select(given.c.value))
 
     def probe(self, table: str, name: str, condition: str) -> str:
         # SQLite keeps the order of CROSS JOIN.

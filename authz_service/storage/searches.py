@@ -549,7 +549,8 @@ def _members(
     else:
         if own:
             select = (
-                f"SELECT o.membership_id AS value FROM membership_roles o"
+                # A role may be held from two sources (RO6): one row, or a page would end early.
+                f"SELECT DISTINCT o.membership_id AS value FROM membership_roles o"
                 f" {active.format(id='o.membership_id')}"
                 " WHERE o.organization_id = :organization AND o.role_id = g.role_id"
                 " AND o.membership_id < :before ORDER BY o.membership_id DESC LIMIT :limit"

@@ -1,0 +1,224 @@
+"""The reverse questions of AuthorizationService: its three lists and Explain.
+
+All read SQL in one snapshot, and neither use nor fill a cache.
+"""
+
+from typing import Any
+
+from authz_service.api import render
+from authz_service.api.consistency import Freshness
+from authz_service.api.listing import Listings
+from authz_service.base import errors
+from authz_service.domain import discovery, memberships, permissions, resource_types, resources
+from authz_service.engine import limits
+from authz_service.engine.explain import OWN_ROLE, VIA_GROUP, Grant, Step
+from authz_service.engine.facts import GROUP, Subject
+from authz_service.pb.authz.v1 import (
+    authorization_pb2 as pb,
+)
+from authz_service.pb.authz.v1 import (
+    core_pb2,
+    memberships_pb2,
+    permissions_pb2,
+    resources_pb2,
+)
+from authz_service.rpc.call import Context
+from authz_service.storage.database import Database, Snapshot
+from authz_service.storage.searches import Frame
+
+
+class Discovery:
+    """The lists and Explain.
+
+    Args:
+        database: Read in one snapshot a call.
+    """
+
+    def __init__(self, database: Database, freshness: Freshness, listings: Listings) -> None:
+        self._database = database
+        self._freshness = freshness
+        self._listings = listings
+
+    def ListResources(
+        self, request: pb.AuthorizationServiceListResourcesRequest, context: Context
+    ) -> pb.AuthorizationServiceListResourcesResponse:
+        for field, maximum in (
+            ("permission_slugs", limits.LIST_PERMISSIONS_MAX),
+            ("resource_type_slugs", limits.LIST_TYPES_MAX),
+        ):
+            actual = len(getattr(request, field))
+            if actual > maximum:
+                raise errors.request_too_large(field, maximum=maximum, actual=actual)
+        subject = render.subject(request.subject)
+        parent = (
+            render.resource_ref(request.parent, "parent") if request.HasField("parent") else None
+        )
+        slugs = tuple(dict.fromkeys(request.permission_slugs))
+        wanted = self._freshness.wanted(request.consistency)
+        listing = self._listings.open(request, context)
+        with self._database.snapshot(context.actor) as snapshot:
+            asked = discovery.frame(snapshot, subject, parent, slugs)
+            self._freshness.check(wanted, asked.revisions)
+            discovery.require(snapshot, asked, subject, parent, slugs)
+            if request.resource_type_slugs:
+                resource_types.require_all(snapshot, request.resource_type_slugs)
+            listed = discovery.list_resources(
+                snapshot,
+                asked,
+                subject,
+                type_slugs=frozenset(request.resource_type_slugs),
+                children_only=request.children_only,
+                page=listing.page,
+                include_total=request.include_total_size,
+            )
+        return pb.AuthorizationServiceListResourcesResponse(
+            items=[
+                pb.AccessibleResource(
+                    resource=resources_pb2.Resource(**resources.view(row)), permission_slugs=held
+                )
+                for row, held in listed.items
+            ],
+            next_page_token=listing.token(listed.after),
+            total_size=listed.total,
+            consistency_token=self._freshness.token(asked.revisions),
+        )
+
+    def ListMembers(
+        self, request: pb.ListMembersRequest, context: Context
+    ) -> pb.ListMembersResponse:
+        resource = render.resource_ref(request.resource)
+        slug = request.permission_slug
+        wanted = self._freshness.wanted(request.consistency)
+        listing = self._listings.open(request, context)
+        with self._database.snapshot(context.actor) as snapshot:
+            asked = discovery.frame(snapshot, None, resource, (slug,))
+            self._freshness.check(wanted, asked.revisions)
+            discovery.require(snapshot, asked, None, resource, (slug,))
+            listed = discovery.list_members(
+                snapshot,
+                asked,
+                slug,
+                direct_only=request.direct_only,
+                page=listing.page,
+                include_total=request.include_total_size,
+            )
+            views = memberships.views_by_id(snapshot, [id for id, _, _ in listed.items])
+            nodes = _summaries(snapshot, asked)
+        return pb.ListMembersResponse(
+            members=[
+                pb.ResourceMember(
+                    organization_membership=memberships_pb2.OrganizationMembership(**views[id]),
+                    grants=[_grant(grant, nodes) for grant in grants],
+                    grants_truncated=truncated,
+                )
+                for id, grants, truncated in listed.items
+            ],
+            next_page_token=listing.token(listed.after),
+            total_size=listed.total,
+            consistency_token=self._freshness.token(asked.revisions),
+        )
+
+    def ListPermissions(
+        self, request: pb.AuthorizationServiceListPermissionsRequest, context: Context
+    ) -> pb.AuthorizationServiceListPermissionsResponse:
+        subject = render.subject(request.subject)
+        resource = render.resource_ref(request.resource)
+        wanted = self._freshness.wanted(request.consistency)
+        listing = self._listings.open(request, context)
+        with self._database.snapshot(context.actor) as snapshot:
+            asked = discovery.frame(snapshot, subject, resource)
+            self._freshness.check(wanted, asked.revisions)
+            discovery.require(snapshot, asked, subject, resource)
+            listed = discovery.list_permissions(
+                snapshot,
+                asked,
+                subject,
+                include_descendant_types=request.include_descendant_types,
+                page=listing.page,
+                include_total=request.include_total_size,
+            )
+        return pb.AuthorizationServiceListPermissionsResponse(
+            permissions=[
+                permissions_pb2.Permission(**permissions.view(row)) for row in listed.rows
+            ],
+            next_page_token=listing.token(listed.after),
+            total_size=listed.total,
+            consistency_token=self._freshness.token(asked.revisions),
+        )
+
+    def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
+        subject = render.subject(request.subject)
+        resource = render.resource_ref(request.resource)
+        slug = request.permission_slug
+        wanted = self._freshness.wanted(request.consistency)
+        with self._database.snapshot(context.actor) as snapshot:
+            asked = discovery.frame(snapshot, subject, resource, (slug,))
+            self._freshness.check(wanted, asked.revisions)
+            discovery.require(snapshot, asked, subject, resource, (slug,))
+            explanation, path = discovery.explain(snapshot, asked, subject, slug)
+        nodes = {row.id: _summary(row) for row in path}
+        maximum = limits.EXPLAINED_GRANTS_MAX
+        response = pb.ExplainResponse(
+            allowed=explanation.allowed,
+            reason=f"EXPLAIN_REASON_{explanation.reason}",
+            resource_path=[_summary(row) for row in path],
+            grants=[_grant(grant, nodes) for grant in explanation.grants[:maximum]],
+            blocked_grants=[_grant(grant, nodes) for grant in explanation.blocked[:maximum]],
+            grants_truncated=max(len(explanation.grants), len(explanation.blocked)) > maximum,
+            remedies=[
+                pb.Remedy(steps=[_step(step, asked, subject, slug, nodes) for step in steps])
+                for steps in explanation.remedies
+            ],
+            consistency_token=self._freshness.token(asked.revisions),
+        )
+        if explanation.allowed_until is not None:
+            response.allowed_until.CopyFrom(render.timestamp(explanation.allowed_until))
+        return response
+
+
+Nodes = dict[str, core_pb2.ResourceSummary]
+
+
+def _summaries(snapshot: Snapshot, asked: Frame) -> Nodes:
+    return {row.id: _summary(row) for row in discovery.path(snapshot, asked)}
+
+
+def _summary(row: Any) -> core_pb2.ResourceSummary:
+    return core_pb2.ResourceSummary(
+        id=row.id,
+        resource_type_slug=row.resource_type_slug,
+        external_id=row.external_id,
+        name=row.name,
+    )
+
+
+def _grant(grant: Grant, nodes: Nodes) -> core_pb2.Grant:
+    message = core_pb2.Grant(
+        role_id=grant.role_id, role_slug=grant.role_slug, resource=nodes[grant.resource_id]
+    )
+    if grant.holder == OWN_ROLE:
+        message.own_role = True
+    elif grant.holder == VIA_GROUP:
+        message.group.group_id = grant.group_id
+        message.group.role_assignment_id = grant.assignment_id
+        message.group.via_group_ids.extend(grant.via_group_ids)
+    else:
+        message.role_assignment_id = grant.assignment_id
+    if grant.expires_at is not None:
+        message.expires_at.CopyFrom(render.timestamp(grant.expires_at))
+    return message
+
+
+def _step(step: Step, asked: Frame, subject: Subject, slug: str, nodes: Nodes) -> pb.RemedyStep:
+    message = pb.RemedyStep(
+        kind=f"REMEDY_STEP_KIND_{step.kind}",
+        role_id=step.role_id,
+        role_slug=step.role_slug,
+        role_assignment_id=step.assignment_id,
+        permission_slug=slug,
+    )
+    if step.resource_id:
+        message.resource.CopyFrom(nodes[step.resource_id])
+    if subject.kind != GROUP:
+        message.organization_membership_id = asked.subject_id or ""
+    return message
