@@ -12,7 +12,10 @@ from authz_service.base.clock import boot_seconds
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
+# Call and Reply are values and nobody changes them; `frozen` would double what making one costs.
+
+
+@dataclass(slots=True)
 class Call:
     """One call as it arrived.
 
@@ -21,7 +24,6 @@ class Call:
         metadata: As received, in order, doubled keys kept.
         payload: The undecoded request message; for a client stream, empty.
         deadline: Instant on the boot clock in seconds, None without one.
-        peer: Where the call came from, for the log only.
         certificate_names: DNS and URI names of a verified client certificate.
         arrived: Instant on the boot clock at which the front got the call.
         read: Instead of a payload, a function that waits for it. The hall calls it once, after
@@ -33,13 +35,12 @@ class Call:
     metadata: Metadata
     payload: bytes = b""
     deadline: float | None = None
-    peer: str = ""
     certificate_names: tuple[str, ...] = ()
     arrived: float = field(default_factory=boot_seconds)
     read: Callable[[], bytes] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """The answer: a payload, or a status that is not OK. Trailing metadata goes with both."""
 

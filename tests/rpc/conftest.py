@@ -66,15 +66,15 @@ class Building:
         return [json.loads(line) for line in self.lines]
 
 
-class ListedLines(logs.Lines):
+class ListedLines:
     """Lines that are kept instead of written."""
 
     def __init__(self, kept: list[str]) -> None:
         self.kept = kept
 
-    def write(self, line: str) -> None:
+    def write(self, line: logs.Line) -> None:
         """Keeps the line."""
-        self.kept.append(line)
+        self.kept.append(line if isinstance(line, str) else line())
 
 
 def build(**changes: Any) -> Building:
@@ -101,7 +101,9 @@ def build(**changes: Any) -> Building:
         authenticator=authenticator,
         admission=admission,
         rate=Rate(per_second=changes.pop("per_second", 0), metrics=metrics),
-        access_log=AccessLog(lines.append, metrics, allowed_every=changes.pop("allowed_every", 1)),
+        access_log=AccessLog(
+            ListedLines(lines).write, metrics, allowed_every=changes.pop("allowed_every", 1)
+        ),
         logger=logs.logger(ListedLines(lines)),
         metrics=metrics,
         validator=validator,

@@ -98,6 +98,15 @@ def test_allowed_decisions_may_be_sampled_and_nothing_else() -> None:
     assert building.metrics.rpc_seconds.count(widgets.path("Check"), "OK") == 25
 
 
+def test_allowed_decisions_may_be_left_out_altogether() -> None:
+    building = build(allowed_every=0)
+    for _ in range(20):
+        answer(building, "Check")
+    answer(building, "Check", metadata=())
+    (line,) = building.log()
+    assert line["code"] == "UNAUTHENTICATED"
+
+
 def test_a_path_of_the_callers_own_is_no_label_and_no_text(building: Building) -> None:
     from authz_service.rpc.call import Call
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -309,6 +310,23 @@ def test_text_that_cannot_be_seen_is_refused_in_each_field(
     payload = widgets.created().SerializeToString() + bytes([field << 3 | 2, len(bad)]) + bad
     reply = answer(building, "CreateWidget", payload)
     assert reason(reply) == ("INVALID_ARGUMENT", "FIELD_INVALID")
+
+
+DOCUMENTED = {"OK", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_bytes_at_all_make_more_than_a_documented_refusal(building: Building, name: str) -> None:
+    random = Random(name)
+    valid = widgets.REQUESTS[name]().SerializeToString() or b"\x0a\x01a"
+    for _ in range(300):
+        spoiled = bytearray(valid)
+        for _ in range(random.randrange(1, 4)):
+            spoiled[random.randrange(len(spoiled))] = random.randrange(256)
+        for payload in (bytes(spoiled), random.randbytes(random.randrange(64)), valid[:-1]):
+            reply = outcome(building, call(name, payload))
+            code = reason(reply)[0]
+            assert code in DOCUMENTED or (name == "Watch" and code == "CANCELLED"), payload
 
 
 def test_unknown_fields_are_ignored(building: Building) -> None:

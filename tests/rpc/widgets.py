@@ -260,7 +260,8 @@ class WidgetServicer:
         """Answers with as many bytes as the id says, if it is a number."""
         self._seen(request, context)
         self.on_get(request, context)
-        size = int(request.id) if request.id.isdigit() else 0
+        is_size = request.id.isascii() and request.id.isdigit() and len(request.id) < 8
+        size = int(request.id) if is_size else 0
         return message("GetWidgetResponse", text=request.id, data=b"x" * size)
 
     def GetKeys(self, request: Any, context: Context) -> Any:

@@ -38,6 +38,19 @@ def test_lines_arrive_whole_and_in_order(pipe: tuple[int, int]) -> None:
     assert read_all(*pipe) == [f"line {number}" for number in range(2_500)]
 
 
+def test_a_line_may_be_made_later_and_one_that_cannot_be_made_ends_nothing(
+    pipe: tuple[int, int],
+) -> None:
+    lines = Lines(pipe[1])
+    lines.write(lambda: "late")
+    lines.write(lambda: str(1 / 0))
+    lines.write("last")
+    lines.close()
+    first, second, third = read_all(*pipe)
+    assert (first, third) == ("late", "last")
+    assert json.loads(second)["error"] == "ZeroDivisionError"
+
+
 def test_lines_of_many_threads_are_not_mixed(pipe: tuple[int, int]) -> None:
     lines = Lines(pipe[1])
     threads = [

@@ -117,8 +117,7 @@ class _Watchdog:
 
     def __init__(self, tick_seconds: float) -> None:
         self._tick_seconds = tick_seconds
-        self._waits: dict[object, tuple[float, Any]] = {}
-        self._lock = threading.Lock()
+        self._waits: dict[Any, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stall-watchdog", daemon=True)
 
@@ -131,7 +130,7 @@ class _Watchdog:
 
     def waits(self, call: Any, seconds: float) -> None:
         """From now on the call waits for its peer; ``moves`` ends that."""
-        self._waits[call] = (boot_seconds() + seconds, call)
+        self._waits[call] = boot_seconds() + seconds
 
     def moves(self, call: Any) -> None:
         """The peer did something."""
@@ -141,8 +140,8 @@ class _Watchdog:
         while not self._stop.wait(self._tick_seconds):
             now = boot_seconds()
             # A copy in one step: other threads add and remove without a lock.
-            for key, (until, call) in list(self._waits.items()):
-                if until <= now and self._waits.pop(key, None) is not None:
+            for call, until in self._waits.copy().items():
+                if until <= now and self._waits.pop(call, None) is not None:
                     call.cancel()
 
 
@@ -318,7 +317,6 @@ class Front:
             context.invocation_metadata(),
             b"",
             boot_seconds() + left if left < _NO_DEADLINE_SECONDS else None,
-            "",
             names,
             arrived,
             read,
@@ -377,13 +375,11 @@ class Front:
         seconds_max: float | None = None,
     ) -> bytes:
         """Returns the one message of a unary request."""
-        if seconds_max is None:
-            seconds_max = self._settings.request_seconds_max
-        payload: bytes
-        for payload in self._received(requests, context, seconds_max):
-            return payload
-        # Half-closed without a message: the protocol does not allow it, so nobody honest waits.
-        raise CallerGone
+        payload = self._next(requests, context, seconds_max or self._settings.request_seconds_max)
+        if payload is None:
+            # Half-closed without a message: the protocol does not allow it, so nobody honest waits.
+            raise CallerGone
+        return payload
 
     def _all_received(
         self, requests: Iterator[bytes], context: grpc.ServicerContext, gone: threading.Event
@@ -399,27 +395,30 @@ class Front:
             raise CallerGone
 
     def _received(
-        self, requests: Iterator[Any], context: grpc.ServicerContext, seconds_max: float
-    ) -> Iterator[Any]:
-        """Yields the messages of a request.
+        self, requests: Iterator[bytes], context: grpc.ServicerContext, seconds_max: float
+    ) -> Iterator[bytes]:
+        """Yields the messages of a request, which may come ``seconds_max`` apart."""
+        while (payload := self._next(requests, context, seconds_max)) is not None:
+            yield payload
+
+    def _next(
+        self, requests: Iterator[bytes], context: grpc.ServicerContext, seconds_max: float
+    ) -> bytes | None:
+        """Returns the next message of a request, None after the last.
 
         Raises:
             CallerGone: The caller cancelled, or sent nothing for ``seconds_max``.
         """
-        while True:
-            self._watchdog.waits(context, seconds_max)
-            try:
-                payload = next(requests, None)
-            except Exception:
-                # What grpcio raises for a cancelled call has no type of its own.
-                if context.is_active():
-                    raise
-                raise CallerGone from None
-            finally:
-                self._watchdog.moves(context)
-            if payload is None:
-                return
-            yield payload
+        self._watchdog.waits(context, seconds_max)
+        try:
+            return next(requests, None)
+        except Exception:
+            # What grpcio raises for a cancelled call has no type of its own.
+            if context.is_active():
+                raise
+            raise CallerGone from None
+        finally:
+            self._watchdog.moves(context)
 
     def _health_routes(self) -> dict[str, "_Route"]:
         def check(

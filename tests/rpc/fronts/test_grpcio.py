@@ -427,6 +427,36 @@ def test_more_calls_than_threads_and_queue_hold_are_refused_with_a_time_to_repea
     assert client.text() == "abc"
 
 
+def test_waves_of_calls_never_put_more_into_handlers_than_there_are_threads(
+    house: House,
+) -> None:
+    house.building = build(threads=2)
+    client = house.client(house.front(threads=2, queue=4).addresses[0])
+    lock = threading.Lock()
+    inside, most = [0], [0]
+
+    def on_get(request: Any, context: Any) -> None:
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        threading.Event().wait(0.001)
+        with lock:
+            inside[0] -= 1
+
+    house.building.servicer.on_get = on_get
+    get = client.channel.unary_unary(widgets.path("GetWidget"))
+    codes = set()
+    for _ in range(3):
+        wave = [get.future(b"", metadata=bearer(FIRST), timeout=SECONDS_MAX) for _ in range(60)]
+        for call in wave:
+            codes.add(call.code().name)
+        assert client.text() == "abc"
+    assert codes <= {"OK", "RESOURCE_EXHAUSTED"}
+    assert "OK" in codes
+    assert most[0] == 2
+    assert inside[0] == 0
+
+
 def test_who_waited_too_long_for_a_thread_is_refused(house: House) -> None:
     house.building = build(threads=1, queue_seconds_max=0.05)
     client = house.client(house.front(threads=1).addresses[0])
