@@ -23,7 +23,7 @@ from authz_service.pb.authz.v1 import (
     resources_pb2,
 )
 from authz_service.rpc.call import Context
-from authz_service.storage.database import Database, Snapshot
+from authz_service.storage.database import Database, Reading, Snapshot
 from authz_service.storage.searches import Frame
 
 
@@ -56,21 +56,38 @@ class Discovery:
         slugs = tuple(dict.fromkeys(request.permission_slugs))
         wanted = self._freshness.wanted(request.consistency)
         listing = self._listings.open(request, context)
-        with self._database.snapshot(context.actor) as snapshot:
-            asked = discovery.frame(snapshot, subject, parent, slugs)
-            self._freshness.check(wanted, asked.revisions)
-            discovery.require(snapshot, asked, subject, parent, slugs)
-            if request.resource_type_slugs:
-                resource_types.require_all(snapshot, request.resource_type_slugs)
-            listed = discovery.list_resources(
-                snapshot,
-                asked,
+        types = frozenset(request.resource_type_slugs)
+        total = None
+
+        def read(reading: Reading) -> tuple[Frame, discovery.ListedResources]:
+            asked, listed = discovery.list_resources(
+                reading,
                 subject,
-                type_slugs=frozenset(request.resource_type_slugs),
+                parent,
+                slugs,
+                type_slugs=types,
                 children_only=request.children_only,
                 page=listing.page,
-                include_total=request.include_total_size,
             )
+            self._freshness.check(wanted, asked.revisions)
+            discovery.require(context.actor, asked, subject, parent, slugs)
+            return asked, listed
+
+        if types or request.include_total_size:
+            with self._database.snapshot(context.actor) as snapshot:
+                asked, listed = read(snapshot)
+                resource_types.require_all(snapshot, request.resource_type_slugs)
+                if request.include_total_size:
+                    total = discovery.count_resources(
+                        snapshot,
+                        subject,
+                        parent,
+                        slugs,
+                        type_slugs=types,
+                        children_only=request.children_only,
+                    )
+        else:
+            asked, listed = read(self._database.single(context.actor))
         return pb.AuthorizationServiceListResourcesResponse(
             items=[
                 pb.AccessibleResource(
@@ -79,7 +96,7 @@ class Discovery:
                 for row, held in listed.items
             ],
             next_page_token=listing.token(listed.after),
-            total_size=listed.total,
+            total_size=total,
             consistency_token=self._freshness.token(asked.revisions),
         )
 
@@ -93,7 +110,7 @@ class Discovery:
         with self._database.snapshot(context.actor) as snapshot:
             asked = discovery.frame(snapshot, None, resource, (slug,))
             self._freshness.check(wanted, asked.revisions)
-            discovery.require(snapshot, asked, None, resource, (slug,))
+            discovery.require(context.actor, asked, None, resource, (slug,))
             listed = discovery.list_members(
                 snapshot,
                 asked,
@@ -128,7 +145,7 @@ class Discovery:
         with self._database.snapshot(context.actor) as snapshot:
             asked = discovery.frame(snapshot, subject, resource)
             self._freshness.check(wanted, asked.revisions)
-            discovery.require(snapshot, asked, subject, resource)
+            discovery.require(context.actor, asked, subject, resource)
             listed = discovery.list_permissions(
                 snapshot,
                 asked,
@@ -154,7 +171,7 @@ class Discovery:
         with self._database.snapshot(context.actor) as snapshot:
             asked = discovery.frame(snapshot, subject, resource, (slug,))
             self._freshness.check(wanted, asked.revisions)
-            discovery.require(snapshot, asked, subject, resource, (slug,))
+            discovery.require(context.actor, asked, subject, resource, (slug,))
             explanation, path = discovery.explain(snapshot, asked, subject, slug)
         nodes = {row.id: _summary(row) for row in path}
         maximum = limits.EXPLAINED_GRANTS_MAX

@@ -1,5 +1,6 @@
 """``authz check``, ``explain``, ``list-members`` and ``list-resources``: questions to a service."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +35,37 @@ def _grant(grant: Any) -> str:
     return f"{grant.role_slug} on {place} ({_holder(grant)}{until})"
 
 
+def _question(running: Any, subject: str, resource: str, organization: str) -> dict[str, Any]:
+    who, where = running.subject(subject)
+    place = running.organization_id(organization) if organization else where
+    return {
+        "subject": who,
+        "resource": running.resource(resource, place or running.organization_of(who)),
+    }
+
+
+def _checked(running: Any, subject: str, permission: str, resource: str, organization: str) -> Any:
+    from authz_service.pb.authz.v1 import authorization_pb2 as pb
+
+    question = _question(running, subject, resource, organization)
+    request = pb.CheckRequest(permission_slug=permission, **question)
+    return running.ask(running.authorization.Check, request)
+
+
+def _check_lines(answer: Any) -> list[str]:
+    if not answer.allowed:
+        return ["denied"]
+    until = f" until {_time(answer.allowed_until)}" if answer.HasField("allowed_until") else ""
+    return [f"allowed{until}"]
+
+
+def ask_check(
+    running: Any, subject: str, permission: str, resource: str, organization: str = ""
+) -> list[str]:
+    """Asks Check and returns what to print."""
+    return _check_lines(_checked(running, subject, permission, resource, organization))
+
+
 @app.command()
 def check(
     subject: Annotated[str, SUBJECT],
@@ -44,26 +76,46 @@ def check(
 ) -> None:
     """Asks whether a subject may do something. Ends with 0 for allowed, 1 for denied."""
     from authz_service.cli.service import service
-    from authz_service.pb.authz.v1 import authorization_pb2 as pb
 
     with service() as running:
-        who, where = running.subject(subject)
-        place = running.organization_id(organization) if organization else where
-        request = pb.CheckRequest(
-            subject=who,
-            permission_slug=permission,
-            resource=running.resource(resource, place or running.organization_of(who)),
-        )
-        answer = running.ask(running.authorization.Check, request)
-    if json:
-        line(as_json(answer))
-    elif answer.allowed:
-        until = f" until {_time(answer.allowed_until)}" if answer.HasField("allowed_until") else ""
-        line(f"allowed{until}")
-    else:
-        line("denied")
+        answer = _checked(running, subject, permission, resource, organization)
+    _print([as_json(answer)] if json else _check_lines(answer))
     if not answer.allowed:
         raise typer.Exit(EXIT_DENIED)
+
+
+def _explained(
+    running: Any, subject: str, permission: str, resource: str, organization: str
+) -> Any:
+    from authz_service.pb.authz.v1 import authorization_pb2 as pb
+
+    question = _question(running, subject, resource, organization)
+    request = pb.ExplainRequest(permission_slug=permission, **question)
+    return running.ask(running.authorization.Explain, request)
+
+
+def _explain_lines(answer: Any) -> list[str]:
+    from authz_service.pb.authz.v1 import authorization_pb2 as pb
+
+    reason = pb.ExplainReason.Name(answer.reason).removeprefix("EXPLAIN_REASON_")
+    path = " > ".join(f"{node.resource_type_slug}/{node.name}" for node in answer.resource_path)
+    return [
+        f"{'allowed' if answer.allowed else 'denied'}: {reason}",
+        f"path: {path}",
+        *(f"granted by {_grant(grant)}" for grant in answer.grants),
+        *(f"blocked: {_grant(grant)}" for grant in answer.blocked_grants),
+        *(
+            "would be allowed by " + " and ".join(_step(step) for step in remedy.steps)
+            for remedy in answer.remedies
+        ),
+    ]
+
+
+def ask_explain(
+    running: Any, subject: str, permission: str, resource: str, organization: str = ""
+) -> list[str]:
+    """Asks Explain and returns what to print."""
+    return _explain_lines(_explained(running, subject, permission, resource, organization))
 
 
 @app.command()
@@ -76,32 +128,15 @@ def explain(
 ) -> None:
     """Tells why a subject may or may not do something, and what would change that."""
     from authz_service.cli.service import service
-    from authz_service.pb.authz.v1 import authorization_pb2 as pb
 
     with service() as running:
-        who, where = running.subject(subject)
-        place = running.organization_id(organization) if organization else where
-        request = pb.ExplainRequest(
-            subject=who,
-            permission_slug=permission,
-            resource=running.resource(resource, place or running.organization_of(who)),
-        )
-        answer = running.ask(running.authorization.Explain, request)
-    if json:
-        line(as_json(answer))
-        return
-    reason = pb.ExplainReason.Name(answer.reason).removeprefix("EXPLAIN_REASON_")
-    line(f"{'allowed' if answer.allowed else 'denied'}: {reason}")
-    line("path: " + " > ".join(f"{r.resource_type_slug}/{r.name}" for r in answer.resource_path))
-    for grant in answer.grants:
-        line(f"granted by {_grant(grant)}")
-    for grant in answer.blocked_grants:
-        line(f"blocked: {_grant(grant)}")
-    for remedy in answer.remedies:
-        line("would be allowed by " + " and ".join(_step(pb, step) for step in remedy.steps))
+        answer = _explained(running, subject, permission, resource, organization)
+    _print([as_json(answer)] if json else _explain_lines(answer))
 
 
-def _step(pb: Any, step: Any) -> str:
+def _step(step: Any) -> str:
+    from authz_service.pb.authz.v1 import authorization_pb2 as pb
+
     kind = pb.RemedyStepKind.Name(step.kind).removeprefix("REMEDY_STEP_KIND_")
     place = f"{step.resource.resource_type_slug}/{step.resource.name}"
     words = {
@@ -115,6 +150,32 @@ def _step(pb: Any, step: Any) -> str:
     return words.get(str(kind), str(kind))
 
 
+def _members(
+    running: Any, resource: str, permission: str, organization: str, direct_only: bool
+) -> Iterator[Any]:
+    from authz_service.pb.authz.v1 import authorization_pb2 as pb
+
+    place = running.organization_id(organization) if organization else ""
+    request = pb.ListMembersRequest(
+        resource=running.resource(resource, place),
+        permission_slug=permission,
+        direct_only=direct_only,
+    )
+    rows: Iterator[Any] = running.pages(running.authorization.ListMembers, request, "members")
+    return rows
+
+
+def _member_line(row: Any) -> str:
+    user = row.organization_membership.user
+    return f"{user.external_id or user.id}\t{'; '.join(map(_grant, row.grants))}"
+
+
+def ask_list_members(running: Any, resource: str, permission: str, organization: str) -> list[str]:
+    """Asks ListMembers and returns what to print."""
+    rows = _members(running, resource, permission, organization, direct_only=False)
+    return [_member_line(row) for row in rows]
+
+
 @app.command()
 def list_members(
     resource: Annotated[str, RESOURCE],
@@ -125,21 +186,10 @@ def list_members(
 ) -> None:
     """Lists who has a permission on a resource, and through what."""
     from authz_service.cli.service import service
-    from authz_service.pb.authz.v1 import authorization_pb2 as pb
 
     with service() as running:
-        place = running.organization_id(organization) if organization else ""
-        request = pb.ListMembersRequest(
-            resource=running.resource(resource, place),
-            permission_slug=permission,
-            direct_only=direct_only,
-        )
-        for row in running.pages(running.authorization.ListMembers, request, "members"):
-            if json:
-                line(as_json(row))
-                continue
-            user = row.organization_membership.user
-            line(f"{user.external_id or user.id}\t{'; '.join(map(_grant, row.grants))}")
+        for row in _members(running, resource, permission, organization, direct_only):
+            line(as_json(row) if json else _member_line(row))
 
 
 @app.command()
@@ -169,9 +219,15 @@ def list_resources(
             below = running.resource(parent, place or running.organization_of(who))
             request.parent.CopyFrom(below)
         for row in running.pages(running.authorization.ListResources, request, "items"):
-            if json:
-                line(as_json(row))
-                continue
-            found = row.resource
-            held = ", ".join(row.permission_slugs)
-            line(f"{found.resource_type_slug}/{found.external_id}\t{found.name}\t{held}")
+            line(as_json(row) if json else _resource_line(row))
+
+
+def _resource_line(row: Any) -> str:
+    found = row.resource
+    held = ", ".join(row.permission_slugs)
+    return f"{found.resource_type_slug}/{found.external_id}\t{found.name}\t{held}"
+
+
+def _print(lines: list[str]) -> None:
+    for each in lines:
+        line(each)

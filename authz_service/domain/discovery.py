@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from authz_service.base.actor import Actor
 from authz_service.base.pages import Cursor, Page
-from authz_service.domain import configuration, resource_types  # noqa
+from authz_service.domain import configuration, resource_types
 from authz_service.engine import explain as explaining
 from authz_service.engine.check import (
     permission_not_found,
@@ -22,9 +23,8 @@ from authz_service.engine.check import (
 from authz_service.engine.explain import ACTIVE, ASSIGNMENT, OWN_ROLE, VIA_GROUP, Explanation, Grant
 from authz_service.engine.facts import GROUP, MEMBERSHIP, ResourceRef, Subject
 from authz_service.engine.limits import LISTED_GRANTS_MAX
-from authz_service.engine.lookup import Plan, held_slugs, plan, roots_of
 from authz_service.storage import searches
-from authz_service.storage.database import Snapshot
+from authz_service.storage.database import Reading, Snapshot
 from authz_service.storage.searches import Frame, Held, Sources
 
 
@@ -39,7 +39,7 @@ def frame(
 
 
 def require(
-    snapshot: Snapshot,
+    actor: Actor,
     asked: Frame,
     subject: Subject | None,
     resource: ResourceRef | None,
@@ -51,7 +51,7 @@ def require(
         NotFound: MEMBERSHIP_NOT_FOUND, GROUP_NOT_FOUND, API_KEY_NOT_FOUND, PERMISSION_NOT_FOUND,
             RESOURCE_NOT_FOUND.
     """
-    sees = asked.organization_id is not None and snapshot.actor.may_see(asked.organization_id)
+    sees = asked.organization_id is not None and actor.may_see(asked.organization_id)
     if subject is not None and not sees:
         raise subject_not_found(subject)
     for slug in permission_slugs:
@@ -86,66 +86,74 @@ class ListedResources:
     """One page of resources, newest first.
 
     Attributes:
-        items: Rows with the asked permissions that are held on each.
-        total: None if it was not asked for, or is above the limit.
+        items: Rows with the asked permissions that are held on each, in the order asked.
     """
 
     items: Sequence[tuple[Row[Any], list[str]]]
     after: Cursor | None
-    total: int | None
 
 
 def list_resources(
-    snapshot: Snapshot,
-    asked: Frame,
+    reading: Reading,
     subject: Subject,
+    parent: ResourceRef | None,
+    permission_slugs: Sequence[str],
     *,
     type_slugs: Collection[str],
     children_only: bool,
     page: Page,
-    include_total: bool,
-) -> ListedResources:
-    """Returns the resources strictly below the asked one that the subject has access to (M22).
+) -> tuple[Frame, ListedResources]:
+    """Returns the resources strictly below a parent that the subject has access to (M22).
 
-    Args:
-        asked: With the parent as its resource, and everything required.
+    Returns:
+        What the question names (for ``require``), and the page, without a total.
     """
-    if asked.status != ACTIVE or asked.subject_id is None:
-        return ListedResources((), None, 0 if include_total else None)
-    rows = searches.held_anywhere(
-        snapshot, asked.subject_id, _kind(subject), tuple(asked.permission_types)
-    )
-    roots = roots_of(rows, snapshot.now)
-    parts = plan(
-        tuple(roots.values()),
-        parent_path=asked.resource_path,
-        permission_types=asked.permission_types,
+    found = searches.reached(
+        reading,
+        subject,
+        parent,
+        permission_slugs,
         type_slugs=type_slugs,
-        nesting_types=asked.nesting_types,
         children_only=children_only,
+        after=str(page.after[0]) if page.after else None,
+        limit=page.size + 1,
     )
-    parent_id = asked.resource_path[-1]
-    total = _total_resources(snapshot, parts, parent_id) if include_total else None
-    if parts == Plan((), (), ()):
-        return ListedResources((), None, total)
-    after = str(page.after[0]) if page.after else None
-    found = searches.resources_page(
-        snapshot, parts, parent_id=parent_id, after=after, limit=page.size + 1
-    )
-    shown = found[: page.size]
-    items = [
-        (
-            row,
-            held_slugs(roots, row.path.split("/"), row.resource_type_slug, asked.permission_types),
-        )
-        for row in shown
-    ]
-    return ListedResources(items, (shown[-1].id,) if len(found) > page.size else None, total)
+    shown = found.rows[: page.size]
+    of_type: dict[str, list[str]] = {}
+    for slug, type_slug in found.frame.permission_types.items():
+        of_type.setdefault(type_slug, []).append(slug)
+    held = found.held
+    items = []
+    for row in shown:
+        slugs = of_type[row.resource_type_slug]
+        if len(slugs) > 1 and held is not None:
+            nodes = row.path.split("/")
+            slugs = [slug for slug in slugs if any(slug in held.get(node, ()) for node in nodes)]
+        items.append((row, slugs))
+    after = (shown[-1].id,) if len(found.rows) > page.size else None
+    return found.frame, ListedResources(items, after)
 
 
-def _total_resources(snapshot: Snapshot, parts: Plan, parent_id: str) -> int | None:
+def count_resources(
+    snapshot: Snapshot,
+    subject: Subject,
+    parent: ResourceRef | None,
+    permission_slugs: Sequence[str],
+    *,
+    type_slugs: Collection[str],
+    children_only: bool,
+) -> int | None:
+    """Returns how many resources ``list_resources`` lists in all, None above the limit."""
     limit = snapshot.limits.total_size_max
-    count = searches.count_resources(snapshot, parts, parent_id=parent_id, limit=limit + 1)
+    count = searches.count_reached(
+        snapshot,
+        subject,
+        parent,
+        permission_slugs,
+        type_slugs=type_slugs,
+        children_only=children_only,
+        limit=limit + 1,
+    )
     return count if count <= limit else None
 
 

@@ -1,4 +1,4 @@
-"""Every transaction of the service: snapshots to read from, and ``write(work)``.
+"""Every transaction of the service: snapshots, ``write(work)``, and ``control(work)`` for its own.
 
 Nothing else begins, commits or rolls back. Connections are in the driver's autocommit mode, so a
 single statement is a snapshot by itself and costs one round trip.
@@ -7,7 +7,7 @@ single statement is a snapshot by itself and costs one round trip.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from sqlalchemy import Connection, Executable, Row, insert, update
 from sqlalchemy.exc import DBAPIError
@@ -31,6 +31,34 @@ T = TypeVar("T")
 RowT = TypeVar("RowT")
 
 
+class Reading(Protocol):
+    """What a question reads from: an open snapshot, or one statement that is its own."""
+
+    dialect: dialects.Dialect
+    now: int
+    actor: Actor
+    limits: Limits
+
+    def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Returns the rows of a statement."""
+        ...
+
+
+@dataclass(slots=True)
+class Single:
+    """Reads one statement, which needs no transaction around it. Attributes as in ``Snapshot``."""
+
+    database: "Database"
+    dialect: dialects.Dialect
+    now: int
+    actor: Actor
+    limits: Limits
+
+    def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Returns the rows of the statement."""
+        return self.database.rows(statement, parameters)
+
+
 @dataclass(slots=True)
 class Snapshot:
     """One consistent state of the database, for reading.
@@ -46,6 +74,10 @@ class Snapshot:
     now: int
     actor: Actor
     limits: Limits
+
+    def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Returns the rows of a statement."""
+        return self.connection.execute(statement, parameters).all()
 
 
 @dataclass(slots=True)
@@ -73,6 +105,19 @@ class Transaction(Snapshot):
         self.session.add(row)
         self.session.flush()
         return row
+
+
+@dataclass(slots=True)
+class Control:
+    """A short transaction of the service itself: nobody's change, so no event and no revision.
+
+    Attributes:
+        now: The instant of its beginning in microseconds since 1970, on this server's clock.
+    """
+
+    connection: Connection
+    dialect: dialects.Dialect
+    now: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +191,10 @@ class Database:
         except (DBAPIError, PoolTimeoutError) as error:
             self._refuse(error)
 
+    def single(self, actor: Actor) -> Single:
+        """Gives what reads one statement without a transaction around it."""
+        return Single(self, self.dialect, self.now(), actor, self._limits)
+
     @contextlib.contextmanager
     def snapshot(self, actor: Actor) -> Iterator[Snapshot]:
         """Gives one read-only snapshot for any number of statements.
@@ -192,11 +241,33 @@ class Database:
             Unavailable: DATABASE_UNAVAILABLE; the write may or may not have happened.
             DeadlineExceeded: Before an attempt began.
         """
+        return self._repeated(lambda: self._attempt(work, actor, patient), deadline)
+
+    def control(self, work: Callable[[Control], T], *, deadline: float | None = None) -> T:
+        """Runs ``work`` in one short transaction of the service itself, durable when it returns.
+
+        Args:
+            work: Touches nothing but the transaction it is given, which is new for each attempt.
+            deadline: Boot clock, seconds.
+
+        Raises:
+            Aborted: CONFLICT after three lost races.
+            Unavailable: DATABASE_UNAVAILABLE.
+            DeadlineExceeded: Before an attempt began.
+        """
+
+        def attempt() -> T:
+            with self._engine.connect() as connection, self._transaction(connection):
+                return work(Control(connection, self.dialect, self.now()))
+
+        return self._repeated(attempt, deadline)
+
+    def _repeated(self, once: Callable[[], T], deadline: float | None) -> T:
         for attempt in range(1, ATTEMPTS_MAX + 1):
             if deadline is not None and boot_seconds() >= deadline:
                 raise errors.DeadlineExceeded("DEADLINE_EXCEEDED")
             try:
-                return self._attempt(work, actor, patient)
+                return once()
             except DBAPIError as error:
                 if not self.dialect.lost_race(error):
                     self._refuse(error)
@@ -208,25 +279,13 @@ class Database:
                 self._refuse(error)
         raise AssertionError("unreachable")
 
-    def _attempt(
-        self, work: Callable[[Transaction], T], actor: Actor, patient: bool
-    ) -> Written[T]:
-        with self._engine.connect() as connection:
-            # The realm's lock orders writers; a higher level would only abort them. SQLite takes
-            # its one writer's lock at once, for a reader that becomes a writer may have to fail.
-            connection.exec_driver_sql("BEGIN" if self._is_postgresql else "BEGIN IMMEDIATE")
-            if patient and self._is_postgresql:
-                connection.exec_driver_sql(_PATIENCE)
-            try:
-                session = Session(bind=connection, expire_on_commit=False)
-                tx = Transaction(connection, self.dialect, self.now(), actor, self._limits, session)
-                result = work(tx)
-                session.flush()
-                self._store_events(tx)
-            except BaseException:
-                self._roll_back(connection)
-                raise
-            connection.exec_driver_sql("COMMIT")
+    def _attempt(self, work: Callable[[Transaction], T], actor: Actor, patient: bool) -> Written[T]:
+        with self._engine.connect() as connection, self._transaction(connection, patient):
+            session = Session(bind=connection, expire_on_commit=False)
+            tx = Transaction(connection, self.dialect, self.now(), actor, self._limits, session)
+            result = work(tx)
+            session.flush()
+            self._store_events(tx)
         if tx.changed:
             self.on_commit()
         return Written(
@@ -234,6 +293,21 @@ class Database:
             {realm.id: realm.revision for realm in tx.realms.values()},
             {realm: frozenset(tags) for realm, tags in tx.tags.items()},
         )
+
+    @contextlib.contextmanager
+    def _transaction(self, connection: Connection, patient: bool = False) -> Iterator[None]:
+        """Begins a transaction that may write; commits it, or rolls it back if anything fails."""
+        # The realm's lock orders writers; a higher level would only abort them. SQLite takes its
+        # one writer's lock at once, for a reader that becomes a writer may have to fail.
+        connection.exec_driver_sql("BEGIN" if self._is_postgresql else "BEGIN IMMEDIATE")
+        try:
+            if patient and self._is_postgresql:
+                connection.exec_driver_sql(_PATIENCE)
+            yield
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            self._roll_back(connection)
+            raise
 
     @staticmethod
     def _store_events(tx: Transaction) -> None:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, TextClause, text
 
 from authz_service.base.consistency import ENVIRONMENT
-from authz_service.engine.facts import GROUP, MEMBERSHIP, NO_END, USER, ResourceRef, Subject
-from authz_service.engine.lookup import Plan
-from authz_service.storage.database import Snapshot
+from authz_service.engine.facts import GROUP, MEMBERSHIP, USER, ResourceRef, Subject
+from authz_service.storage.database import Reading, Snapshot
 from authz_service.storage.dialects import Dialect
 from authz_service.storage.facts import HOLDERS_SQL, SUBJECT_SQL, TARGET_SQL
 
@@ -33,8 +32,6 @@ class Frame(NamedTuple):
         permission_types: Slug to type, of the asked permissions that exist, in the order asked.
         revisions: Of the environment and of the organization asked about.
         everyone_group_id: Of that organization.
-        nesting_types: Those types of asked permissions whose resources may lie below resources of
-            the same type.
     """
 
     subject_id: str | None
@@ -47,7 +44,6 @@ class Frame(NamedTuple):
     permission_types: dict[str, str]
     revisions: dict[str, int]
     everyone_group_id: str | None
-    nesting_types: frozenset[str]
 
 
 def frame(
@@ -62,7 +58,23 @@ def frame(
         subject: None for questions about a resource alone.
         resource: None for the organization resource of the subject's organization.
     """
-    parameters: dict[str, Any] = {"slugs": snapshot.dialect.list_value(permission_slugs)}
+    statement = _frame(
+        snapshot.dialect,
+        subject.kind if subject else None,
+        bool(resource.id) if resource else None,
+    )
+    parameters = _question(snapshot.dialect, subject, resource, permission_slugs)
+    return _framed(snapshot.connection.execute(statement, parameters).one(), permission_slugs)
+
+
+def _question(
+    dialect: Dialect,
+    subject: Subject | None,
+    resource: ResourceRef | None,
+    permission_slugs: Collection[str],
+) -> dict[str, Any]:
+    """Returns the parameters that name a question's subject, resource and permissions."""
+    parameters: dict[str, Any] = {"slugs": dialect.list_value(permission_slugs)}
     if subject is not None:
         parameters["subject"] = subject.id
         if subject.kind == USER:
@@ -74,12 +86,10 @@ def frame(
             parameters["resource_organization"] = resource.organization_id
             parameters["resource_type"] = resource.resource_type_slug
             parameters["external_id"] = resource.external_id
-    statement = _frame(
-        snapshot.dialect,
-        subject.kind if subject else None,
-        bool(resource.id) if resource else None,
-    )
-    row = snapshot.connection.execute(statement, parameters).one()
+    return parameters
+
+
+def _framed(row: Sequence[Any], permission_slugs: Collection[str]) -> Frame:
     found = {}
     for pair in (row[7] or "").split(","):
         slug, _, type_slug = pair.partition(" ")
@@ -89,23 +99,23 @@ def frame(
     if row[1] is not None:
         revisions[row[1]] = row[9]
     path = tuple(row[6].split("/")) if row[6] else ()
-    nesting = frozenset((row[11] or "").split(","))
-    return Frame(
-        row[0], row[1], row[2], row[3], row[4], row[5], path, types, revisions, row[10], nesting
+    return Frame(row[0], row[1], row[2], row[3], row[4], row[5], path, types, revisions, row[10])
+
+
+def _target(by_id: bool | None, subject: str) -> str:
+    if by_id is not None:
+        return TARGET_SQL[by_id]
+    return (
+        f"SELECT r.id, r.organization_id, r.resource_type_slug, r.path FROM {subject} s"
+        " JOIN organizations o ON o.id = s.organization_id"
+        " JOIN resources r ON r.id = o.root_resource_id"
     )
 
 
 @cache
 def _frame(dialect: Dialect, kind: str | None, by_id: bool | None) -> TextClause:
     subject = f"subject AS ({SUBJECT_SQL[kind]})" if kind else ""
-    if by_id is not None:
-        target = f"target AS ({TARGET_SQL[by_id]})"
-    else:
-        target = (
-            "target AS (SELECT r.id, r.organization_id, r.resource_type_slug, r.path"
-            " FROM subject s JOIN organizations o ON o.id = s.organization_id"
-            " JOIN resources r ON r.id = o.root_resource_id)"
-        )
+    target = f"target AS ({_target(by_id, 'subject')})"
     if not subject:
         subject = "subject AS (SELECT NULL AS id, organization_id, NULL AS status FROM target)"
         parts = f"{target}, {subject}"
@@ -118,10 +128,7 @@ def _frame(dialect: Dialect, kind: str | None, by_id: bool | None) -> TextClause
         f" (SELECT {type_pairs} FROM permissions WHERE slug IN {dialect.in_list('slugs')}),"
         f" (SELECT revision FROM realms WHERE id = '{ENVIRONMENT}'),"
         " (SELECT revision FROM realms WHERE id = s.organization_id),"
-        " (SELECT everyone_group_id FROM organizations WHERE id = s.organization_id),"
-        f" (SELECT {dialect.joined('slug')} FROM resource_type_parents WHERE slug = parent_slug"
-        " AND slug IN (SELECT resource_type_slug FROM permissions"
-        f" WHERE slug IN {dialect.in_list('slugs')}))"
+        " (SELECT everyone_group_id FROM organizations WHERE id = s.organization_id)"
         " FROM (SELECT 1 AS one) q LEFT JOIN subject s ON q.one = 1 LEFT JOIN target t ON q.one = 1"
     )
 
@@ -129,131 +136,200 @@ def _frame(dialect: Dialect, kind: str | None, by_id: bool | None) -> TextClause
 # --- what a subject reaches ------------------------------------------------------------------
 
 
-def held_anywhere(
-    snapshot: Snapshot, subject_id: str, kind: str, permission_slugs: Collection[str]
-) -> list[tuple[str, str, str, str, int]]:
-    """Returns where a subject holds permissions, through whatever it belongs to.
+class Reached(NamedTuple):
+    """One page of what a subject reaches, and the frame of the question.
+
+    Attributes:
+        rows: Resources strictly below the parent, newest first, at most the limit.
+        held: Resource id to the asked permissions held right there; None where each permission is
+            the only asked one of its type, so that every row has its own type's.
+    """
+
+    frame: Frame
+    rows: Sequence[Row[Any]]
+    held: dict[str, set[str]] | None
+
+
+def reached(
+    reading: Reading,
+    subject: Subject,
+    parent: ResourceRef | None,
+    permission_slugs: Collection[str],
+    *,
+    type_slugs: Collection[str],
+    children_only: bool,
+    after: str | None,
+    limit: int,
+) -> Reached:
+    """Returns a page of the resources on which a subject holds an asked permission.
+
+    One statement, so that it needs no transaction around it: round trips are most of its price.
 
     Args:
-        kind: MEMBERSHIP or GROUP.
-
-    Returns:
-        (resource id, type slug, path, permission slug, latest end), one row a pair.
+        parent: None for the organization resource.
+        type_slugs: Only resources of these types; empty = of any.
+        after: Only ids below this one.
     """
-    rows = snapshot.connection.execute(
-        _held_anywhere(snapshot.dialect, kind),
-        {"subject": subject_id, "slugs": snapshot.dialect.list_value(permission_slugs)},
+    dialect = reading.dialect
+    parameters = _question(dialect, subject, parent, permission_slugs)
+    parameters.update(now=reading.now, before=LAST_ID if after is None else after, limit=limit)
+    if type_slugs:
+        parameters["types"] = dialect.list_value(type_slugs)
+    with_held = len(permission_slugs) > 1
+    statement = _reached(
+        dialect,
+        subject.kind,
+        bool(parent.id) if parent else None,
+        bool(type_slugs),
+        children_only,
+        with_held,
     )
-    return [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+    found = reading.rows(statement, parameters)
+    first = next(row for row in found if row[0] == 0)
+    rows = [row for row in found if row[0] == 1]
+    rows.sort(key=lambda row: row[1], reverse=True)
+    held: dict[str, set[str]] | None = None
+    if with_held:
+        held = {}
+        for pair in filter(None, (first[14] or "").split(",")):
+            resource_id, _, slug = pair.partition(" ")
+            held.setdefault(resource_id, set()).add(slug)
+    return Reached(_framed(first[1:], permission_slugs), rows, held)
 
 
-@cache
-def _held_anywhere(dialect: Dialect, kind: str) -> TextClause:
+def count_reached(
+    snapshot: Snapshot,
+    subject: Subject,
+    parent: ResourceRef | None,
+    permission_slugs: Collection[str],
+    *,
+    type_slugs: Collection[str],
+    children_only: bool,
+    limit: int,
+) -> int:
+    """Returns how many resources ``reached`` lists in all, counted up to ``limit``."""
+    dialect = snapshot.dialect
+    parameters = _question(dialect, subject, parent, permission_slugs)
+    parameters.update(now=snapshot.now, before=LAST_ID, limit=limit)
+    if type_slugs:
+        parameters["types"] = dialect.list_value(type_slugs)
+    statement = _count_reached(
+        dialect,
+        subject.kind,
+        bool(parent.id) if parent else None,
+        bool(type_slugs),
+        children_only,
+    )
+    return int(snapshot.connection.execute(statement, parameters).scalar_one())
+
+
+def _reached_parts(
+    dialect: Dialect, kind: str, by_id: bool | None, with_types: bool, children_only: bool
+) -> str:
+    """Returns the CTEs up to ``page(id)``: the ids of the page."""
+    start = GROUP if kind == GROUP else MEMBERSHIP
     own = ""
-    if kind == MEMBERSHIP:
+    if start == MEMBERSHIP:
         own = (
             "SELECT o.root_resource_id, r.role_id, NULL AS expires_at FROM subject s"
             " JOIN membership_roles r ON r.membership_id = s.id"
             " JOIN organizations o ON o.id = s.organization_id UNION ALL "
         )
-    return text(
-        f"WITH RECURSIVE subject AS ({SUBJECT_SQL[kind]}), holders(id) AS ({HOLDERS_SQL[kind]}),"
+    of_types = f" AND a.type_slug IN {dialect.in_list('types')}" if with_types else ""
+    covered = (
+        "SELECT DISTINCT t.id AS ancestor_id, r.type_slug FROM target t"
+        " JOIN resource_ancestors n ON n.resource_id = t.id"
+        " JOIN roots r ON r.resource_id = n.ancestor_id"
+    )
+    if children_only:
+        select = (
+            "SELECT c.id AS value FROM resources c WHERE c.parent_id = g.ancestor_id"
+            " AND c.resource_type_slug = g.type_slug AND c.id < :before"
+            " ORDER BY c.id DESC LIMIT :limit"
+        )
+        sources = covered
+        # Nothing flows up: a child is reached from above, or by a grant on the child itself.
+        more = (
+            " UNION SELECT c.id FROM roots r CROSS JOIN target t"
+            " JOIN resources c ON c.id = r.resource_id AND c.parent_id = t.id"
+            " AND c.resource_type_slug = r.type_slug WHERE c.id < :before"
+        )
+    else:
+        select = (
+            "SELECT n.resource_id AS value FROM resource_ancestors n"
+            " WHERE n.ancestor_id = g.ancestor_id AND n.resource_type_slug = g.type_slug"
+            " AND n.resource_id < :before AND n.resource_id <> g.parent_id"
+            " ORDER BY n.resource_id DESC LIMIT :limit"
+        )
+        sources = (
+            f"{covered} UNION SELECT r.resource_id, r.type_slug FROM roots r CROSS JOIN target t"
+            " WHERE EXISTS (SELECT 1 FROM resource_ancestors n WHERE n.resource_id = r.resource_id"
+            " AND n.ancestor_id = t.id AND n.resource_id <> t.id)"
+        )
+        more = ""
+    return (
+        f"WITH RECURSIVE asker AS ({SUBJECT_SQL[kind]}),"
+        # Inactive memberships hold nothing (M25), but the question is still about them.
+        " subject AS (SELECT id, organization_id FROM asker WHERE status = 'ACTIVE'),"
+        f" target AS ({_target(by_id, 'asker')}), holders(id) AS ({HOLDERS_SQL[start]}),"
         f" held(resource_id, role_id, expires_at) AS ({own}"
         "SELECT a.resource_id, a.role_id, a.expires_at FROM holders h"
         + dialect.probe("role_assignments", "a", "a.subject_id = h.id")
-        + ") SELECT r.id, r.resource_type_slug, r.path, p.permission_slug,"
-        f" max(coalesce(h.expires_at, {NO_END}))"
-        " FROM held h JOIN role_permissions p ON p.role_id = h.role_id"
-        f" AND p.permission_slug IN {dialect.in_list('slugs')}"
-        + dialect.probe("resources", "r", "r.id = h.resource_id")
-        + " GROUP BY r.id, r.resource_type_slug, r.path, p.permission_slug"
-    )
-
-
-def resources_page(
-    snapshot: Snapshot, plan: Plan, *, parent_id: str, after: str | None, limit: int
-) -> Sequence[Row[Any]]:
-    """Returns the resources of a listing, newest first, at most ``limit``.
-
-    Args:
-        after: Only ids below this one.
-    """
-    before = LAST_ID if after is None else after
-    singles = sorted((id for id in plan.singles if id < before), reverse=True)[:limit]
-    statement = _resources_page(snapshot.dialect, bool(plan.subtrees), bool(plan.children))
-    return snapshot.connection.execute(
-        statement,
-        {
-            "parent": parent_id,
-            "before": before,
-            "limit": limit,
-            "singles": snapshot.dialect.list_value(singles),
-            **_pairs(snapshot, plan),
-        },
-    ).all()
-
-
-def count_resources(snapshot: Snapshot, plan: Plan, *, parent_id: str, limit: int) -> int:
-    """Returns how many resources a listing has, counted up to ``limit`` in each of its parts."""
-    count = len(plan.singles)
-    if plan.subtrees or plan.children:
-        statement = _count_resources(snapshot.dialect, bool(plan.subtrees), bool(plan.children))
-        parameters = {"parent": parent_id, "limit": limit, **_pairs(snapshot, plan)}
-        count += snapshot.connection.execute(statement, parameters).scalar_one()
-    return count
-
-
-def _pairs(snapshot: Snapshot, plan: Plan) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    if plan.subtrees:
-        values.update(snapshot.dialect.rows_value("subtrees", plan.subtrees))
-    if plan.children:
-        values.update(snapshot.dialect.rows_value("children", plan.children))
-    return values
-
-
-_BELOW = (
-    "SELECT n.resource_id AS value FROM resource_ancestors n WHERE n.ancestor_id = g.ancestor_id"
-    " AND n.resource_type_slug = g.type_slug AND n.resource_id <> :parent"
-)
-_DIRECTLY_BELOW = (
-    "SELECT c.id AS value FROM resources c"
-    " WHERE c.parent_id = g.ancestor_id AND c.resource_type_slug = g.type_slug"
-)
-
-
-@cache
-def _resources_page(dialect: Dialect, has_subtrees: bool, has_children: bool) -> TextClause:
-    parts = [f"SELECT id FROM resources WHERE id IN {dialect.in_list('singles')}"]
-    if has_subtrees:
-        select = f"{_BELOW} AND n.resource_id < :before ORDER BY n.resource_id DESC LIMIT :limit"
-        given = dialect.rows("subtrees", "ancestor_id", "type_slug")
-        parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
-    if has_children:
-        select = f"{_DIRECTLY_BELOW} AND c.id < :before ORDER BY c.id DESC LIMIT :limit"
-        given = dialect.rows("children", "ancestor_id", "type_slug")
-        parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
-    return text(
-        f"WITH page(id) AS (SELECT id FROM ({' UNION ALL '.join(parts)}) every"
-        " ORDER BY id DESC LIMIT :limit)"
-        " SELECT r.id, r.organization_id, r.resource_type_slug, r.external_id, r.name,"
-        " r.description, r.parent_id, r.depth, r.path, r.created_at, r.updated_at, r.revision"
-        " FROM page" + dialect.probe("resources", "r", "r.id = page.id") + " ORDER BY r.id DESC"
+        + "), asked(slug, type_slug) AS (SELECT slug, resource_type_slug FROM permissions"
+        f" WHERE slug IN {dialect.in_list('slugs')}),"
+        " roots(resource_id, type_slug, slug) AS"
+        " (SELECT DISTINCT h.resource_id, a.type_slug, a.slug FROM held h"
+        " JOIN role_permissions p ON p.role_id = h.role_id"
+        f" JOIN asked a ON a.slug = p.permission_slug{of_types}"
+        " WHERE h.expires_at IS NULL OR h.expires_at > :now),"
+        f" sources(ancestor_id, type_slug) AS ({sources}),"
+        " page(id) AS (SELECT id FROM (SELECT b.value AS id FROM"
+        " (SELECT s.ancestor_id, s.type_slug, t.id AS parent_id FROM sources s"
+        f" CROSS JOIN target t) g{dialect.each(select, 'b')}{more}"
+        f"{'' if more else ' UNION SELECT NULL WHERE 1 = 0'}"
+        ") found ORDER BY id DESC LIMIT :limit)"
     )
 
 
 @cache
-def _count_resources(dialect: Dialect, has_subtrees: bool, has_children: bool) -> TextClause:
-    parts = []
-    if has_subtrees:
-        given = dialect.rows("subtrees", "ancestor_id", "type_slug")
-        parts.append(f"SELECT b.value FROM {given} g{dialect.each(f'{_BELOW} LIMIT :limit', 'b')}")
-    if has_children:
-        given = dialect.rows("children", "ancestor_id", "type_slug")
-        select = f"{_DIRECTLY_BELOW} LIMIT :limit"
-        parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
+def _reached(
+    dialect: Dialect,
+    kind: str,
+    by_id: bool | None,
+    with_types: bool,
+    children_only: bool,
+    with_held: bool,
+) -> TextClause:
+    held = "NULL"
+    if with_held:
+        held_pairs = dialect.joined("resource_id || ' ' || slug")
+        held = f"(SELECT {held_pairs} FROM roots)"
+    type_pairs = dialect.joined("slug || ' ' || type_slug")
     return text(
-        f"SELECT count(*) FROM (SELECT 1 FROM ({' UNION ALL '.join(parts)}) every LIMIT :limit) q"
+        f"{_reached_parts(dialect, kind, by_id, with_types, children_only)}"
+        # One row for the question, named as the columns of the resources that follow it.
+        " SELECT 0 AS kind, s.id AS id, s.organization_id AS organization_id,"
+        " s.status AS resource_type_slug, t.id AS external_id, t.organization_id AS name,"
+        " t.resource_type_slug AS description, t.path AS parent_id,"
+        f" (SELECT {type_pairs} FROM asked) AS path,"
+        f" (SELECT revision FROM realms WHERE id = '{ENVIRONMENT}') AS created_at,"
+        " (SELECT revision FROM realms WHERE id = s.organization_id) AS updated_at,"
+        " (SELECT everyone_group_id FROM organizations WHERE id = s.organization_id),"
+        f" NULL AS depth, NULL AS revision, {held}"
+        " FROM (SELECT 1 AS one) q LEFT JOIN asker s ON q.one = 1 LEFT JOIN target t ON q.one = 1"
+        " UNION ALL SELECT 1, r.id, r.organization_id, r.resource_type_slug, r.external_id,"
+        " r.name, r.description, r.parent_id, r.path, r.created_at, r.updated_at, NULL,"
+        " r.depth, r.revision, NULL FROM page" + dialect.probe("resources", "r", "r.id = page.id")
+    )
+
+
+@cache
+def _count_reached(
+    dialect: Dialect, kind: str, by_id: bool | None, with_types: bool, children_only: bool
+) -> TextClause:
+    return text(
+        f"{_reached_parts(dialect, kind, by_id, with_types, children_only)}"
+        " SELECT count(*) FROM page"
     )
 
 
@@ -544,7 +620,7 @@ def _members(
         parts.append(
             "SELECT id AS value FROM (SELECT id FROM memberships"
             " WHERE organization_id = :organization AND status = 'ACTIVE' AND id < :before"
-            " ORDER BY id DESC LIMIT :limit) every"
+            " ORDER BY id DESC LIMIT :limit) parts"
         )
     else:
         if own:
@@ -578,7 +654,7 @@ def _members(
             parts.append(f"SELECT b.value FROM {given} g{dialect.each(select, 'b')}")
     if not parts:
         return None
-    union = f"SELECT DISTINCT value FROM ({' UNION ALL '.join(parts)}) some"
+    union = f"SELECT DISTINCT value FROM ({' UNION ALL '.join(parts)}) sources"
     if counting:
         return text(f"SELECT count(*) FROM ({union} LIMIT :limit) q")
     return text(f"{union} ORDER BY value DESC LIMIT :limit")

@@ -1,0 +1,120 @@
+"""``authz demo``: a service with an example organization, and real calls printed beside it."""
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from authz_service.cli import app
+from authz_service.cli.output import fail, line
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "acme.yaml"
+FOLDER = Path("var")
+
+
+@app.command()
+def demo(
+    stack: Annotated[
+        bool, typer.Option("--stack", help="PostgreSQL from a wheel and two workers")
+    ] = False,
+) -> None:
+    """Starts a service on an example, asks it three questions, and keeps serving."""
+    from authz_service.base.secrets import Secret
+    from authz_service.cli.cmd_files import import_into
+    from authz_service.cli.service import Service, telling
+    from authz_service.cli.throwaway import process, wait_until_serving
+    from authz_service.config import Client, Config, ConfigError
+
+    FOLDER.mkdir(exist_ok=True)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with contextlib.ExitStack() as exits:
+        environment = _environment(stack, exits)
+        try:
+            config = Config.from_environment(
+                {name: text for name, text in environment.items() if name.startswith("AUTHZ_")}
+            )
+        except ConfigError as error:
+            fail(str(error))
+        log = FOLDER / "demo.log"
+        running = exits.enter_context(process(environment, log=log))
+        wait_until_serving(str(config.server.listen), running, log=log)
+        credential = environment["AUTHZ_FIRST_CREDENTIAL"]
+        client = Client(address=config.server.listen, credential=Secret(credential))
+        service = exits.enter_context(telling(Service(client)))
+        import_into(service, EXAMPLE)
+        _introduce(config, stack)
+        _ask(service)
+        line("Ask it yourself, from another terminal:\n")
+        line(f"  export AUTHZ_CREDENTIAL={credential}")
+        line("  .venv/bin/authz check cat@acme project:edit project/web")
+        line("  .venv/bin/authz explain gus@acme document:edit document/spec")
+        line("  .venv/bin/authz verify examples/acme.yaml\n")
+        line(f"Serving until interrupted; its log is {log}.")
+        threading.Thread(target=_set_after, args=(running.wait, stop), daemon=True).start()
+        stop.wait()
+        if running.poll() is not None:
+            fail(f"the service ended by itself:\n{log.read_text(errors='replace')[-2_000:]}")
+
+
+def _environment(stack: bool, exits: contextlib.ExitStack) -> dict[str, str]:
+    """Returns the service's environment; its keys are kept, so that tokens outlive a restart."""
+    from authz_service.config import dev_environment, foreign_environment
+
+    kept = FOLDER / "demo.env"
+    given = {}
+    if kept.exists():
+        given = dict(each.split("=", 1) for each in kept.read_text().splitlines() if each)
+    if stack:
+        from authz_service.stack.postgresql import StackError, postgresql
+
+        try:
+            url = exits.enter_context(postgresql(FOLDER / "postgresql", durable=True)).url
+        except StackError as error:
+            fail(str(error))
+    else:
+        url = f"sqlite:///{FOLDER.resolve() / 'demo.db'}"
+    settings = {"AUTHZ_DATABASE_URL": url, "AUTHZ_WORKERS": "2" if stack else "1"}
+    environment, _ = dev_environment({**foreign_environment(), **given, **settings})
+    names = ("AUTHZ_ROOT_KEYS", "AUTHZ_FIRST_CREDENTIAL")
+    with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{name}={environment[name]}\n" for name in names)
+    return environment
+
+
+def _introduce(config: Any, stack: bool) -> None:
+    kind = "PostgreSQL, two workers" if stack else "an embedded SQLite file"
+    line(f"authz_service is serving on {config.server.listen} ({kind}).")
+    line("It holds Acme: eight people, two workspaces, three projects, five documents")
+    line("(examples/acme.yaml).\n")
+
+
+def _ask(service: Any) -> None:
+    from authz_service.cli.cmd_ask import ask_check, ask_explain, ask_list_members
+
+    line("May Cat edit the project Web?")
+    line("  $ authz check cat@acme project:edit project/web")
+    _show(ask_check(service, "cat@acme", "project:edit", "project/web"))
+    line("Who may read the specification, and through what?")
+    line("  $ authz list-members document/spec document:read --organization acme")
+    _show(ask_list_members(service, "document/spec", "document:read", "acme"))
+    line("Why may Dan not read it, and what would change that?")
+    line("  $ authz explain dan@acme document:read document/spec")
+    _show(ask_explain(service, "dan@acme", "document:read", "document/spec"))
+
+
+def _show(lines: list[str]) -> None:
+    for each in lines:
+        line(f"  {each}")
+    line()
+
+
+def _set_after(wait: Any, stop: threading.Event) -> None:
+    wait()
+    stop.set()
