@@ -181,17 +181,17 @@ def own_roles(membership):
 
 def role_priority(world, organization_id=None):
     """The ids of the roles of type organization, highest priority first (RO4)."""
-    order = world["configuration"]["role_priority"]
     if organization_id is not None:
         own_order = world["organizations"][organization_id]["role_priority"]
-        order = order if own_order is None else own_order
-    known = [
+        if own_order is not None:
+            return list(own_order)
+    own = sorted(
         id
-        for id, role in sorted(world["roles"].items())
+        for id, role in world["roles"].items()
         if role["resource_type_slug"] == ROOT_TYPE
-        and role["organization_id"] in (None, organization_id)
-    ]
-    return [id for id in order if id in known] + [id for id in known if id not in order]
+        and role["organization_id"] == organization_id is not None
+    )
+    return [*world["configuration"]["role_priority"], *own]
 
 
 def roles_in_order(world, organization_id=None):
@@ -351,9 +351,9 @@ def find_membership(world, user_id, organization_id):
     return None
 
 
-def _shape(values):
-    """Row 1 for pairs of (value, pattern): the first value that is missing or malformed."""
-    for value, pattern in values:
+def _malformed(*fields):
+    """Row 1 for (value, pattern) in the order of the request: the error of the first bad one."""
+    for value, pattern in fields:
         if not value:
             return FIELD_REQUIRED
         if not pattern.fullmatch(value):
@@ -361,15 +361,18 @@ def _shape(values):
     return None
 
 
-def _subject_shape(subject):
-    return _shape([(part, _ID) for part in subject[1:]]) if subject else FIELD_REQUIRED
+def _subject_fields(subject):
+    return [(part, _ID) for part in subject[1:]] if subject else [(None, _ID)]
 
 
-def _resource_shape(resource):
-    if not resource:
-        return FIELD_REQUIRED
-    patterns = (_ID,) if resource[0] == "id" else (_ID, _TYPE, _EXTERNAL_ID)
-    return _shape(zip(resource[1:], patterns, strict=True))
+def _resource_fields(resource):
+    patterns = (_ID, _TYPE, _EXTERNAL_ID) if resource and resource[0] == "key" else (_ID,)
+    return list(zip(resource[1:] if resource else [None], patterns, strict=True))
+
+
+def _slug_fields(slugs):
+    """A list of permission slugs that must not be empty."""
+    return [(slug, _PERMISSION) for slug in slugs] or [(None, _PERMISSION)]
 
 
 def find_subject(world, subject, organizations=None):
@@ -401,26 +404,19 @@ def find_resource(world, resource, organizations=None):
 
 
 def _question(world, subject, permission_slugs, resource, organizations):
-    """Rows 1 and 3 to 6 in order: ((kind, id), resource id), or ("error", error).
+    """Rows 3 to 6 in order: ((kind, id), resource id), or ("error", error).
 
     ``resource`` may be None where the call asks for none.
     """
-    error = _subject_shape(subject)
-    error = error or _shape([(slug, _PERMISSION) for slug in permission_slugs])
-    error = error or (_resource_shape(resource) if resource else None)
-    if error:
-        return "error", error
     who = find_subject(world, subject, organizations)
     if who[0] == "error":
         return who
     if not set(permission_slugs) <= set(world["permissions"]):
         return "error", NO_PERMISSION
-    resource_id = None
-    if resource:
-        resource_id = find_resource(world, resource, {_organization_of(world, who)})
-        if resource_id is None:
-            return "error", NO_RESOURCE
-    return who, resource_id
+    if resource is None:
+        return who, None
+    resource_id = find_resource(world, resource, {_organization_of(world, who)})
+    return ("error", NO_RESOURCE) if resource_id is None else (who, resource_id)
 
 
 def _is_of_type(world, permission_slug, resource_id):
@@ -471,9 +467,11 @@ def key_owner(world, api_key_id):
 
 def check(world, subject, permission_slug, resource, now, organizations=None):
     """Check: {allowed, allowed_until} or an error."""
-    if not resource:
-        error = _subject_shape(subject) or _shape([(permission_slug, _PERMISSION)])
-        return error or FIELD_REQUIRED
+    error = _malformed(
+        *_subject_fields(subject), (permission_slug, _PERMISSION), *_resource_fields(resource)
+    )
+    if error:
+        return error
     who, resource_id = _question(world, subject, [permission_slug], resource, organizations)
     if who == "error":
         return resource_id
@@ -491,15 +489,15 @@ def batch_check(world, items, now, organizations=None):
 
 def check_matrix(world, subject, permission_slugs, resources, now, organizations=None):
     """CheckMatrix: one row per resource, a list of booleans or an error (M20a); or an error."""
-    error = _subject_shape(subject) or (None if permission_slugs else FIELD_REQUIRED)
-    error = error or _shape([(slug, _PERMISSION) for slug in permission_slugs])
-    error = error or (None if resources else FIELD_REQUIRED)
-    for resource in resources:
-        error = error or _resource_shape(resource)
-    if not error and (len(permission_slugs) > 50 or len(resources) > 1000):
-        error = TOO_LARGE
+    error = _malformed(
+        *_subject_fields(subject),
+        *_slug_fields(permission_slugs),
+        *(field for resource in resources or [None] for field in _resource_fields(resource)),
+    )
     if error:
         return error
+    if len(permission_slugs) > 50 or len(resources) > 1000:
+        return TOO_LARGE
     who, error = _question(world, subject, permission_slugs, None, organizations)
     if who == "error":
         return error
@@ -533,14 +531,16 @@ def list_resources(
     organizations=None,
 ):
     """ListResources: [(resource id, its permission slugs as asked)], newest first; or an error."""
-    error = _subject_shape(subject) or (None if permission_slugs else FIELD_REQUIRED)
-    error = error or _shape([(slug, _PERMISSION) for slug in permission_slugs])
-    error = error or (_resource_shape(parent) if parent else None)
-    error = error or _shape([(slug, _TYPE) for slug in resource_type_slugs])
-    if not error and (len(permission_slugs) > 10 or len(resource_type_slugs) > 10):
-        error = TOO_LARGE
+    error = _malformed(
+        *_subject_fields(subject),
+        *_slug_fields(permission_slugs),
+        *(_resource_fields(parent) if parent else []),
+        *((slug, _TYPE) for slug in resource_type_slugs),
+    )
     if error:
         return error
+    if len(permission_slugs) > 10 or len(resource_type_slugs) > 10:
+        return TOO_LARGE
     who, parent_id = _question(world, subject, permission_slugs, parent, organizations)
     if who == "error":
         return parent_id
@@ -569,7 +569,7 @@ def list_resources(
 
 def list_members(world, resource, permission_slug, now, direct_only=False, organizations=None):
     """ListMembers: [{membership_id, grants, grants_truncated}], newest first; or an error."""
-    error = _resource_shape(resource) or _shape([(permission_slug, _PERMISSION)])
+    error = _malformed(*_resource_fields(resource), (permission_slug, _PERMISSION))
     if error:
         return error
     if permission_slug not in world["permissions"]:
@@ -581,8 +581,6 @@ def list_members(world, resource, permission_slug, now, direct_only=False, organ
         return TYPE_MISMATCH
     rows = []
     for id, membership in sorted(world["memberships"].items(), reverse=True):
-        if membership["organization_id"] != world["resources"][resource_id]["organization_id"]:
-            continue
         if membership["status"] != "ACTIVE":
             continue
         who = ("membership", id)
@@ -607,8 +605,9 @@ def list_permissions(
     world, subject, resource, now, include_descendant_types=False, organizations=None
 ):
     """ListPermissions: the slugs, in order (M24); or an error."""
-    if not resource:
-        return _subject_shape(subject) or FIELD_REQUIRED
+    error = _malformed(*_subject_fields(subject), *_resource_fields(resource))
+    if error:
+        return error
     who, resource_id = _question(world, subject, [], resource, organizations)
     if who == "error":
         return resource_id

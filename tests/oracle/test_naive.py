@@ -550,6 +550,31 @@ def test_26_row_1_comes_before_the_subject_is_looked_up(world, resource, error):
     assert naive.list_members(world, resource, "project:view", NOW) == error
 
 
+def test_26_row_1_in_every_question(world):
+    nobody, nothing = ("membership", "om_nobody"), ("id", "resource_nothing")
+    bad = "Not A Slug"
+
+    def lists(slugs, parent=None, kinds=()):
+        return naive.list_resources(
+            world, nobody, slugs, NOW, parent=parent, resource_type_slugs=kinds
+        )
+
+    fine = ["project:view"]
+    assert lists(fine) == naive.NO_MEMBERSHIP
+    assert lists([bad]) == naive.FIELD_INVALID
+    assert lists([]) == naive.FIELD_REQUIRED
+    assert lists(fine, parent=("id", "")) == naive.FIELD_REQUIRED
+    assert lists(fine, kinds=["Not A Type"]) == naive.FIELD_INVALID
+    assert lists(fine * 10, kinds=["project"] * 10) == naive.NO_MEMBERSHIP
+    assert naive.check_matrix(world, nobody, [bad], [nothing], NOW) == naive.FIELD_INVALID
+    assert naive.check_matrix(world, nobody, fine, [nothing], NOW) == naive.NO_MEMBERSHIP
+    assert naive.list_members(world, nothing, bad, NOW) == naive.FIELD_INVALID
+    assert naive.list_members(world, nothing, "", NOW) == naive.FIELD_REQUIRED
+    assert naive.list_permissions(world, ("group", ""), nothing, NOW) == naive.FIELD_REQUIRED
+    assert naive.check(world, nobody, bad, None, NOW) == naive.FIELD_INVALID
+    assert naive.check(world, nobody, "project:view", None, NOW) == naive.FIELD_REQUIRED
+
+
 def test_26_list_members_knows_rows_5_to_7(world):
     eng, nothing = example.resource("eng"), ("id", "resource_nothing")
     assert naive.list_members(world, nothing, "no:such", NOW) == naive.NO_PERMISSION
@@ -908,6 +933,11 @@ def test_m27_at_most_a_thousand_grants(world):
         row["expires_at"] = None
     answer = why(world, "eve", "project:edit", "web")
     assert (len(answer["grants"]), answer["grants_truncated"]) == (1000, True)
+    # That were 1,002, with the one to writers; exactly 1,000 are not cut.
+    del rows["role_assignment_0"], rows["role_assignment_1"]
+    answer = why(world, "eve", "project:edit", "web")
+    assert (len(answer["grants"]), answer["grants_truncated"]) == (1000, False)
+    rows["role_assignment_0"] = {**rows["role_assignment_2"], "subject": ("group", "group_0")}
     for row in rows.values():
         row["expires_at"] = NOW
     answer = why(world, "eve", "project:edit", "web")
@@ -1022,8 +1052,8 @@ def test_m29_at_most_twenty(world):
 
 
 def test_33_roles_with_sources_in_priority_order(world):
-    world = assign(world, "staff", "admin", "acme")
     world = assign(world, "writers", "admin", "acme", END)
+    world = assign(world, "staff", "admin", "acme")
     world = assign(world, "everyone", "guest", "acme")
     world = assign(world, "everyone", "member", "acme", NOW + 1)
     world["memberships"]["om_eve"]["directory_role_ids"] = ["role_guest", "role_member"]
