@@ -13,6 +13,41 @@ from authz_service.base.actor import SYSTEM, Actor
 from authz_service.storage.database import Transaction
 from authz_service.storage.tables.base import Stamped
 
+# Every kind of this release, by what it is about (product.md section 8).
+_ACTIONS = {
+    "organization": "created updated deleted imported",
+    "organization_domain": "created updated verified failed deleted",
+    "user": "created updated deleted password_changed email_verification_started email_verified"
+    " locked_out sessions_revoked",
+    "identity": "linked unlinked",
+    "organization_membership": "created updated deactivated reactivated deleted activated",
+    "invitation": "created resent accepted revoked expired updated",
+    "group": "created updated deleted member_added member_removed members_changed",
+    "role": "created updated permissions_changed deleted",
+    "permission": "created updated deleted",
+    "resource_type": "created updated deleted",
+    "resource": "created updated moved deleted",
+    "role_assignment": "created updated deleted batch_changed expired",
+    "feature_flag": "created updated deleted",
+    "api_key": "created updated expired revoked deleted",
+    "session": "created organization_switched revoked",
+    "scim_directory": "created updated token_rotated deleted",
+    "scim_user": "created updated deleted",
+    "scim_group": "created updated members_changed deleted",
+    "group_role_mapping": "changed",
+    "configuration": "updated",
+    "organization_configuration": "updated",
+    "role_priority": "changed",
+    "service_credential": "created updated rotated revoked",
+    "signing_key": "rotated",
+    "audit_log_event": "created",
+    "audit_log_configuration": "updated",
+    "audit_log_export": "created completed failed",
+    "audit_log_schema": "created",
+    "directory": "imported",
+}
+KINDS = frozenset(f"{sort}.{action}" for sort, row in _ACTIONS.items() for action in row.split())
+
 # What the hash covers, in this order of names; ``hash`` itself is what is computed.
 HASHED = (
     "realm",
@@ -68,19 +103,22 @@ def record(
     The first event of a transaction is its primary one; all later ones name it as their cause.
 
     Args:
-        kind: One of product.md section 8.
+        kind: One of ``KINDS``.
         realm: The organization's id or ``*``; must be locked.
         data: The object after the change, or before its deletion. Never a secret or hash of one.
         tags: What the cache must not believe any more (consistency.md 3.2), of the same realm;
             empty when no fact changes. There is no default: every write says it.
         previous: Former values of changed fields.
         by_system: A background ending that happens to be recorded now: primary, actor SYSTEM.
+
+    Raises:
+        ValueError: For a kind that is none; whoever filters by kind could never ask for it.
     """
+    if kind not in KINDS:
+        raise ValueError(f"{kind} is no kind of event")
     locked = tx.realms[realm]
     actor: Actor = SYSTEM if by_system else tx.actor
-    cause = ""
-    if not by_system:
-        cause = next((event["id"] for event in tx.events if event["actor_kind"] != "SYSTEM"), "")
+    cause = "" if by_system else tx.primary_event_id
     row: dict[str, Any] = {
         "realm": realm,
         "sequence": locked.revision + 1,
@@ -101,6 +139,8 @@ def record(
     row["previous_hash"] = locked.last_hash
     row["hash"] = chained(locked.last_hash, row)
     tx.events.append(row)
+    if not by_system and not cause:
+        tx.primary_event_id = row["id"]
     locked.revision += 1
     locked.last_hash = row["hash"]
     tx.changed.add(realm)

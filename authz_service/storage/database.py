@@ -89,6 +89,7 @@ class Transaction(Snapshot):
         realms: The realms locked for writing, by id.
         holds_definitions: The environment is locked shared.
         events: Event rows recorded so far, in order; written with the commit.
+        primary_event_id: Of the event that the call itself is; empty before it is recorded.
         tags: Realm to the tags whose facts this write may change (consistency.md 3.2).
         changed: Realms whose revision was raised.
     """
@@ -97,6 +98,7 @@ class Transaction(Snapshot):
     realms: dict[str, Realm] = field(default_factory=dict)
     holds_definitions: bool = False
     events: list[dict[str, Any]] = field(default_factory=list)
+    primary_event_id: str = ""
     tags: dict[str, set[str]] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
 

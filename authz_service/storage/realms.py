@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from authz_service.base.consistency import ENVIRONMENT
 from authz_service.storage.database import Snapshot, Transaction
@@ -65,5 +65,18 @@ def revisions(snapshot: Snapshot, organization_ids: Iterable[str]) -> dict[str, 
 
 def create(tx: Transaction, realm: str) -> None:
     """Inserts the row of a new realm, which this transaction then holds locked."""
-    tx.add(Realm(id=realm, revision=0, last_hash=b""))
+    draft(tx, realm)
+    insert_drafts(tx, [realm])
+
+
+def draft(tx: Transaction, realm: str) -> None:
+    """Holds a new realm that has no row yet, so that its rows can be stamped before it is sure."""
     tx.realms[realm] = Realm(id=realm, revision=0, last_hash=b"")
+
+
+def insert_drafts(tx: Transaction, realms: Collection[str]) -> None:
+    """Inserts the rows of realms from ``draft``."""
+    if realms:
+        tx.connection.execute(
+            insert(Realm), [{"id": realm, "revision": 0, "last_hash": b""} for realm in realms]
+        )

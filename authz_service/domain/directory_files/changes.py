@@ -19,6 +19,7 @@ from authz_service.storage.tables import (
     Permission,
     Resource,
     ResourceAncestor,
+    ResourceCount,
     ResourceType,
     ResourceTypeParent,
     Role,
@@ -44,6 +45,7 @@ _ORDER: tuple[type[Base], ...] = (
     GroupNesting,
     Resource,
     ResourceAncestor,
+    ResourceCount,
     RoleAssignment,
 )
 # Rows of one statement: parameters of one statement are limited on both databases.

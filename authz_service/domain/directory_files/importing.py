@@ -65,6 +65,7 @@ def apply(
     Organizations(tx, changes, findings, definitions, people, settings).judge(parts)
     findings.refuse()
     if changes.changed and not validate_only:
+        realms.insert_drafts(tx, [part.id for part in parts if part.stored is None])
         _record(tx, changes, parts)
         changes.write(tx)
         # What the session may have read is not what the database holds any more.
@@ -120,7 +121,7 @@ def _parts(
         seen.add(name)
         if row is None:
             id = ids.new(ids.ORGANIZATION)
-            realms.create(tx, id)
+            realms.draft(tx, id)
             parts.append(
                 Part(
                     path,

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from authz_service.base import errors, ids, slugs
 from authz_service.domain.directory_files.changes import (
@@ -16,7 +16,7 @@ from authz_service.domain.directory_files.changes import (
 )
 from authz_service.domain.directory_files.findings import Findings
 from authz_service.storage.database import Snapshot
-from authz_service.storage.tables import Resource, ResourceAncestor
+from authz_service.storage.tables import Resource, ResourceAncestor, ResourceCount
 
 if TYPE_CHECKING:
     from authz_service.domain.directory_files.organizations import Part
@@ -64,7 +64,7 @@ def judge_resources(
     part.resource_types = types
     paths = _paths(findings, part, parents, places, depth_max)
     _write(changes, part, entries, stored, parents, paths)
-    _limit(snapshot, findings, part, types)
+    _count(snapshot, changes, findings, part, types)
 
 
 def _stored(snapshot: Snapshot, part: "Part") -> dict[str, _Node]:
@@ -269,12 +269,28 @@ def _place(
         )
 
 
-def _limit(snapshot: Snapshot, findings: Findings, part: "Part", types: dict[str, str]) -> None:
+def _count(
+    snapshot: Snapshot, changes: Changes, findings: Findings, part: "Part", types: dict[str, str]
+) -> None:
+    """Keeps the number of resources of each type, within its limit."""
+    table = ResourceCount.__table__.c
+    before = {}
+    if part.stored is not None:
+        for slug, number in snapshot.connection.execute(
+            select(table.resource_type_slug, table.count).where(table.organization_id == part.id)
+        ):
+            before[slug] = number
     counts: dict[str, int] = defaultdict(int)
-    for type_slug in types.values():
-        counts[type_slug] += 1
+    for id, type_slug in types.items():
+        if id != part.root_id:
+            counts[type_slug] += 1
     maximum = snapshot.limits.resources_max
     for type_slug, count in counts.items():
+        key = {"organization_id": part.id, "resource_type_slug": type_slug}
+        if type_slug not in before:
+            changes.insert(ResourceCount, **key, count=count)
+        elif before[type_slug] != count:
+            changes.update(ResourceCount, key, count=count)
         if count > maximum:
             findings.add(
                 f"{part.path}.resources",
