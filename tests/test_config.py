@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from authz_service.base import ids, secrets
+from authz_service.base.secrets import Secret
 from authz_service.config import (
     EXAMPLE_ROOT_KEY,
     Address,
@@ -15,7 +16,9 @@ from authz_service.config import (
     Problem,
     Setting,
     TlsClient,
+    client_settings,
     dev_environment,
+    foreign_environment,
     settings,
 )
 
@@ -525,3 +528,44 @@ def test_without_an_argument_the_process_environment_is_read(
 
     assert Config.from_environment().server.queue_max == 7
     assert dev_environment()[0]["AUTHZ_QUEUE_MAX"] == "7"
+
+
+def credential() -> str:
+    """Returns a new service credential."""
+    return secrets.make(
+        secrets.SERVICE_CREDENTIAL, ids.CREDENTIAL, ids.new(ids.CREDENTIAL)
+    ).reveal()
+
+
+def test_a_client_reads_its_own_settings_and_no_others(certificate: dict[str, str]) -> None:
+    own = credential()
+    given = {"AUTHZ_ADDRESS": "authz.internal:443", "AUTHZ_CREDENTIAL": own, "AUTHZ_WORKERS": "?"}
+
+    client = client_settings(given | {"AUTHZ_CA": certificate["AUTHZ_TLS_KEY"]})
+
+    assert (str(client.address), client.credential) == ("authz.internal:443", Secret(own))
+    assert client.ca == Path(certificate["AUTHZ_TLS_KEY"])
+
+
+def test_a_client_falls_back_to_the_first_credential() -> None:
+    first, own = credential(), credential()
+    given = {"AUTHZ_FIRST_CREDENTIAL": first}
+
+    assert client_settings(given).credential == Secret(first)
+    assert client_settings(given | {"AUTHZ_CREDENTIAL": own}).credential == Secret(own)
+    assert client_settings({}).credential is None
+
+
+def test_all_bad_values_of_a_client_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        client_settings({"AUTHZ_ADDRESS": "here", "AUTHZ_CREDENTIAL": "canary"})
+
+    assert [problem.setting for problem in caught.value.problems] == [
+        "AUTHZ_ADDRESS",
+        "AUTHZ_CREDENTIAL",
+    ]
+    assert "canary" not in str(caught.value)
+
+
+def test_another_process_gets_none_of_our_settings() -> None:
+    assert foreign_environment({"AUTHZ_ROOT_KEYS": KEY, "PATH": "/bin"}) == {"PATH": "/bin"}
