@@ -54,11 +54,11 @@ format: setup ## put all Python code into the one form
 	$(BIN)/ruff format
 
 lint: setup ## ruff, import-linter, deptry, buf
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/lint-imports
-	$(BIN)/deptry authz_service
-	$(BIN)/python protos/lint.py
+	@failed=0; \
+	for tool in "ruff check" "ruff format --check" "lint-imports" "deptry authz_service" \
+			"python protos/lint.py"; do \
+		echo "$$tool"; $(BIN)/$$tool || failed=1; \
+	done; exit $$failed
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
@@ -66,12 +66,13 @@ types: setup ## mypy, strict
 bench: setup ## measure, write JSON and a table
 	$(BIN)/python -m benchmarks
 
+# All steps, whatever the first ones say: one run tells everything. The tests have the last word.
 ci: ## exactly what the build server runs
-	@$(MAKE) protos-check
-	@$(MAKE) docs-check
-	@$(MAKE) lint
-	@$(MAKE) types
-	@$(MAKE) test
+	@failed=""; \
+	for step in setup protos-check docs-check lint types test; do \
+		$(MAKE) $$step || failed="$$failed $$step"; \
+	done; \
+	if test -n "$$failed"; then echo "failed:$$failed"; exit 1; fi
 
 ##@ Set-up
 
