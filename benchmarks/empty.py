@@ -128,7 +128,7 @@ class _Server:
 
     def microseconds_per_call(self, path: str, calls: int, in_flight: int) -> float:
         """Makes calls, all of which must succeed; returns the server's CPU time for each."""
-        call = self._channel.unary_unary(path)
+        call = self._channel.unary_unary(path, None, None)
         metadata = (("authorization", f"Bearer {SECRET}"),)
         room = threading.Semaphore(in_flight)
         failed: list[Any] = []

@@ -125,7 +125,8 @@ class Authenticator:
         self._remembered_max = remembered_max
         self._lock = threading.Lock()
         self._now = now
-        # Compared by digest: equal lengths, so that the time tells nothing about the secret.
+        # Compared by digest: equal lengths, so that the time tells nothing about the secret. Empty
+        # without one, and then equal to no digest.
         self._first_digest = b""
         if first_credential:
             self._first_digest = hashlib.sha256(first_credential.reveal().encode()).digest()
@@ -174,7 +175,7 @@ class Authenticator:
 
     def _by_bearer(self, bearer: str, work: str, from_source: bool) -> tuple[Caller, bool]:
         digest = hashlib.sha256(bearer.encode()).digest()
-        if self._first_digest and hmac.compare_digest(digest, self._first_digest):
+        if hmac.compare_digest(digest, self._first_digest):
             return self._first, False
         if work in self._confirming and not from_source:
             remembered = self._remembered.get(digest)

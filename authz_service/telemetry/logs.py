@@ -14,8 +14,6 @@ from typing import Any, Protocol
 
 import structlog
 
-from authz_service.base.secrets import Secret
-
 LINES_MAX = 10_000
 # The writer wakes at the first line and then gathers for this long: under load one system call
 # writes hundreds of lines. A killed process loses at most this much of its log.
@@ -120,8 +118,6 @@ def _shown(value: Any, depth: int = 0) -> Any:
     """Returns a value without secrets: texts are searched, containers are walked."""
     if isinstance(value, str):
         return redacted(value)
-    if isinstance(value, Secret):
-        return "***"
     if value is None or isinstance(value, bool | int | float):
         return value
     if depth < 4:

@@ -78,7 +78,7 @@ class ListedLines:
 
 
 def build(**changes: Any) -> Building:
-    """Returns a building; changes: threads, watch_streams, per_second, clients and the hall's."""
+    """Returns a building; changes: sizes, confirming, clients, and the hall's own."""
     metrics = Metrics()
     lines: list[str] = []
     credentials = Credentials()
@@ -93,6 +93,7 @@ def build(**changes: Any) -> Building:
         find_credential=credentials.find,
         keys=(KEY,),
         first_credential=Secret(FIRST),
+        confirming=changes.pop("confirming", frozenset({"decision"})),
         clients=changes.pop("clients", {"spiffe://test/app": Client("app", frozenset({"read"}))}),
         now=lambda: now[0],
     )

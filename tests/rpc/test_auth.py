@@ -178,6 +178,16 @@ def test_every_call_but_a_decision_reads_the_credential() -> None:
     assert len(door.credentials.asked) == 8
 
 
+def test_what_decisions_remember_admits_nothing_else() -> None:
+    door = Door()
+    secret = door.credentials.add("admin")
+    door.enter(secret)
+    assert door.enter(secret)[1] is True
+    door.credentials.by_id.clear()
+    for work in ("read", "list", "write", "watch"):
+        assert door.reason(secret, work=work) == "CREDENTIAL_INVALID"
+
+
 def test_a_decision_is_admitted_by_memory_and_says_so() -> None:
     door = Door()
     secret = door.credentials.add("check", revision=7)

@@ -596,7 +596,7 @@ def test_a_client_that_goes_away_ends_its_stream(building: Building) -> None:
 
 
 def test_a_stream_is_never_admitted_by_memory() -> None:
-    building = build()
+    building = build(confirming=frozenset({"read"}))
     secret = building.credentials.add("admin")
     for _ in range(2):
         outcome(building, call("Export", metadata=bearer(secret)))

@@ -1,10 +1,11 @@
 """Health follows what it is told, for each service and for the whole."""
 
 import threading
+from queue import Queue
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from authz_service.rpc.fronts.health import Health
+from authz_service.rpc.fronts.health import _LOOK_SECONDS, Health
 
 
 def asked(service: str = "") -> HealthCheckRequest:
@@ -48,18 +49,21 @@ def test_a_watch_tells_the_last_change_also_when_closed_first() -> None:
 def test_a_change_wakes_a_watch() -> None:
     health = Health()
     health.set([""], True)
-    told: list[int] = []
+    told: Queue[int] = Queue()
 
     def watching() -> None:
-        told.extend(one.status for one in health.watch(asked(), lambda: False))
+        for one in health.watch(asked(), lambda: False):
+            told.put(one.status)
 
-    thread = threading.Thread(target=watching)
+    thread = threading.Thread(target=watching, daemon=True)
     thread.start()
+    assert told.get(timeout=5) == HealthCheckResponse.SERVING
     health.set([""], False)
+    # Sooner than it would look by itself.
+    assert told.get(timeout=_LOOK_SECONDS / 2) == HealthCheckResponse.NOT_SERVING
     health.close()
-    thread.join(5)
+    thread.join(_LOOK_SECONDS / 2)
     assert not thread.is_alive()
-    assert told[-1] == HealthCheckResponse.NOT_SERVING
 
 
 def test_a_watch_whose_caller_has_gone_ends() -> None:
