@@ -114,7 +114,7 @@ def test_secrets_compare_by_value_and_cannot_be_keys() -> None:
     assert Secret("a")
     assert not Secret("")
     with pytest.raises(TypeError):
-        {Secret("a")}  # noqa: B018
+        {Secret("a")}
 
 
 def test_what_is_shown_later_is_the_prefix_and_four_characters() -> None:
