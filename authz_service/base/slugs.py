@@ -60,6 +60,17 @@ def description(field: str, value: str) -> str:
     return text(field, value, maximum=DESCRIPTION_MAX)
 
 
+def not_cleared(field: str, value: str) -> str:
+    """Returns the new value of a masked field that may not be cleared (product.md C4).
+
+    Raises:
+        InvalidArgument: FIELD_INVALID if it is empty.
+    """
+    if not value.strip():
+        raise errors.field_invalid(field, "may not be empty")
+    return value
+
+
 def query(field: str, value: str) -> str:
     """Returns a search text: empty (no filter), or 2 to 100 characters."""
     value = value.strip()

@@ -33,3 +33,15 @@ def total(snapshot: Snapshot, statement: Select[Any], limit: int) -> int | None:
     counted = select(func.count()).select_from(statement.limit(limit + 1).subquery())
     count = snapshot.connection.execute(counted).scalar_one()
     return count if count <= limit else None
+
+
+def cut(rows: Sequence[Row[Any]], page: Page) -> tuple[Sequence[Row[Any]], Cursor | None]:
+    """Returns the rows of one page and its cursor from up to one row more than the page holds.
+
+    Args:
+        rows: In the order of the list, with a column ``id`` that decides it.
+    """
+    if len(rows) <= page.size:
+        return rows, None
+    rows = rows[: page.size]
+    return rows, (rows[-1].id,)

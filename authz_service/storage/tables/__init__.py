@@ -9,7 +9,7 @@ from authz_service.storage.tables.organizations import Organization, Organizatio
 from authz_service.storage.tables.permissions import Permission
 from authz_service.storage.tables.realms import Realm, SchemaInfo
 from authz_service.storage.tables.resource_types import ResourceType, ResourceTypeParent
-from authz_service.storage.tables.resources import Resource, ResourceAncestor
+from authz_service.storage.tables.resources import Resource, ResourceAncestor, ResourceCount
 from authz_service.storage.tables.role_assignments import RoleAssignment
 from authz_service.storage.tables.roles import Role, RolePermission
 from authz_service.storage.tables.users import User
@@ -32,6 +32,7 @@ __all__ = [
     "Realm",
     "Resource",
     "ResourceAncestor",
+    "ResourceCount",
     "ResourceType",
     "ResourceTypeParent",
     "Role",

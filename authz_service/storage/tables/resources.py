@@ -68,3 +68,19 @@ class ResourceAncestor(Base):
         ),
         Index(None, "resource_id", "ancestor_id"),
     )
+
+
+class ResourceCount(Base):
+    """How many resources of one type an organization has, for the limit on them.
+
+    Counting rows would make each creation as slow as the type is large; the realm's lock makes this
+    number exact. The organization resource is not counted: there is always one.
+    """
+
+    __tablename__ = "resource_counts"
+
+    organization_id: Mapped[Key] = mapped_column(
+        ForeignKey("organizations.id", ondelete="CASCADE"), primary_key=True
+    )
+    resource_type_slug: Mapped[Key] = mapped_column(primary_key=True)
+    count: Mapped[int]

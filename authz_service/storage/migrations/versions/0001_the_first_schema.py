@@ -432,6 +432,29 @@ def upgrade() -> None:
         )
 
     op.create_table(
+        "resource_counts",
+        sa.Column(
+            "organization_id",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column(
+            "resource_type_slug",
+            sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["organization_id"],
+            ["organizations.id"],
+            name=op.f("fk_resource_counts_organization_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint(
+            "organization_id", "resource_type_slug", name=op.f("pk_resource_counts")
+        ),
+    )
+    op.create_table(
         "resources",
         sa.Column(
             "organization_id",
@@ -842,6 +865,7 @@ def downgrade() -> None:
         )
 
     op.drop_table("resources")
+    op.drop_table("resource_counts")
     with op.batch_alter_table("organization_configurations", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_organization_configurations_default_role_id"))
 

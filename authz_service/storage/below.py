@@ -1,0 +1,254 @@
+"""Pages of the directory's trees as stored: what lies below a resource, who belongs to a group.
+
+Every statement reads through an index, type by type or group by group, and stops at the page's end,
+so that its cost follows what is answered and not the size of the tables. Searches for a part of a
+name are the exception: they read on until the page is full.
+"""
+
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Row, TextClause, text
+
+from authz_service.storage.database import Snapshot
+from authz_service.storage.dialects import Dialect
+from authz_service.storage.searches import LAST_ID
+
+_RESOURCE_COLUMNS = (
+    "r.id, r.organization_id, r.resource_type_slug, r.external_id, r.name, r.description,"
+    " r.parent_id, r.depth, r.path, r.created_at, r.updated_at, r.revision"
+)
+_NAMED = " AND lower(r.name) LIKE :pattern ESCAPE '\\'"
+
+
+def resources_page(
+    snapshot: Snapshot,
+    *,
+    organization_id: str,
+    parent_id: str,
+    type_slug: str,
+    is_root: bool,
+    with_parent: bool,
+    children_only: bool,
+    query: str,
+    before: str | None,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Returns resources of one organization, newest first, at most ``limit``.
+
+    Args:
+        parent_id: Only what is below it.
+        type_slug: Only of this type; empty = all.
+        is_root: The parent is the organization resource.
+        with_parent: The parent itself is listed too.
+        children_only: Only what is directly below the parent.
+        query: Part of the name, whatever the case; empty = all.
+        before: Only ids below this one; None = from the newest.
+    """
+    statement = _resources_page(
+        snapshot.dialect, bool(type_slug), is_root, children_only, bool(query)
+    )
+    parameters = {
+        "organization": organization_id,
+        "parent": parent_id,
+        "excluded": "" if with_parent else parent_id,
+        "before": LAST_ID if before is None else before,
+        "limit": limit,
+    }
+    if type_slug:
+        parameters["type"] = type_slug
+    if query:
+        parameters["pattern"] = pattern(query)
+    return snapshot.connection.execute(statement, parameters).all()
+
+
+def pattern(query: str) -> str:
+    """Returns the LIKE pattern that finds a text anywhere, to be compared in lower case."""
+    escaped = query.lower()
+    for special in ("\\", "%", "_"):
+        escaped = escaped.replace(special, f"\\{special}")
+    return f"%{escaped}%"
+
+
+@cache
+def _resources_page(
+    dialect: Dialect, has_type: bool, is_root: bool, children_only: bool, has_query: bool
+) -> TextClause:
+    of_type = "t.slug"
+    types = "(SELECT slug FROM resource_types) t"
+    if has_type:
+        types = "(SELECT slug FROM resource_types WHERE slug = :type) t"
+    if children_only:
+        # A child is never its own parent, so nothing needs to be left out.
+        each = (
+            "SELECT r.id AS value FROM resources r WHERE r.parent_id = :parent"
+            f" AND r.resource_type_slug = {of_type} AND r.id < :before"
+            + (_NAMED if has_query else "")
+            + " ORDER BY r.id DESC LIMIT :limit"
+        )
+        ids = f"SELECT b.value AS id FROM {types}{dialect.each(each, 'b')}"
+    elif is_root and not has_type:
+        ids = (
+            "SELECT r.id FROM resources r WHERE r.organization_id = :organization"
+            " AND r.id < :before AND r.id <> :excluded" + (_NAMED if has_query else "")
+        )
+    else:
+        named = dialect.probe("resources", "r", "r.id = n.resource_id") if has_query else ""
+        each = (
+            f"SELECT n.resource_id AS value FROM resource_ancestors n{named}"
+            f" WHERE n.ancestor_id = :parent AND n.resource_type_slug = {of_type}"
+            " AND n.resource_id < :before AND n.resource_id <> :excluded"
+            + (_NAMED if has_query else "")
+            + " ORDER BY n.resource_id DESC LIMIT :limit"
+        )
+        ids = f"SELECT b.value AS id FROM {types}{dialect.each(each, 'b')}"
+    return text(
+        f"WITH page(id) AS ({ids} ORDER BY id DESC LIMIT :limit) SELECT {_RESOURCE_COLUMNS}"
+        f" FROM page{dialect.probe('resources', 'r', 'r.id = page.id')} ORDER BY r.id DESC"
+    )
+
+
+_MEMBERSHIP_COLUMNS = (
+    "s.id, s.organization_id, s.user_id, s.status, s.created_at, s.updated_at, s.revision"
+)
+
+
+def members_page(
+    snapshot: Snapshot,
+    *,
+    group_id: str,
+    recursive: bool,
+    statuses: Collection[str],
+    before: str | None,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Returns memberships in a group, newest first, each once, at most ``limit``.
+
+    Args:
+        recursive: Also those in the groups in it.
+        before: Only ids below this one; None = from the newest.
+    """
+    return snapshot.connection.execute(
+        _members_page(snapshot.dialect, recursive),
+        {
+            "group": group_id,
+            "statuses": snapshot.dialect.list_value(statuses),
+            "before": LAST_ID if before is None else before,
+            "limit": limit,
+        },
+    ).all()
+
+
+def count_members(
+    snapshot: Snapshot, *, group_id: str, recursive: bool, statuses: Collection[str], limit: int
+) -> int:
+    """Returns how many memberships a listing has, counted up to ``limit``."""
+    count: int = snapshot.connection.execute(
+        _count_members(snapshot.dialect, recursive),
+        {
+            "group": group_id,
+            "statuses": snapshot.dialect.list_value(statuses),
+            "before": LAST_ID,
+            "limit": limit,
+        },
+    ).scalar_one()
+    return count
+
+
+def everyone_page(
+    snapshot: Snapshot,
+    *,
+    organization_id: str,
+    statuses: Collection[str],
+    before: str | None,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Returns the memberships of an organization, newest first, at most ``limit``."""
+    return snapshot.connection.execute(
+        _everyone_page(snapshot.dialect),
+        {
+            "organization": organization_id,
+            **snapshot.dialect.rows_value("statuses", [(status,) for status in statuses]),
+            "before": LAST_ID if before is None else before,
+            "limit": limit,
+        },
+    ).all()
+
+
+def count_everyone(
+    snapshot: Snapshot, *, organization_id: str, statuses: Collection[str], limit: int
+) -> int:
+    """Returns how many memberships an organization has, counted up to ``limit``."""
+    count: int = snapshot.connection.execute(
+        _count_everyone(snapshot.dialect),
+        {
+            "organization": organization_id,
+            **snapshot.dialect.rows_value("statuses", [(status,) for status in statuses]),
+            "before": LAST_ID,
+            "limit": limit,
+        },
+    ).scalar_one()
+    return count
+
+
+def _member_ids(dialect: Dialect, recursive: bool) -> str:
+    """The WITH clauses that end in ``page(id)``."""
+    inside = "SELECT id FROM groups WHERE id = :group"
+    if recursive:
+        inside += (
+            " UNION SELECT n.member_group_id FROM inside i"
+            " JOIN group_nestings n ON n.group_id = i.id"
+        )
+    each = (
+        "SELECT m.membership_id AS value FROM group_members m"
+        + dialect.probe("memberships", "s", "s.id = m.membership_id")
+        + " WHERE m.group_id = g.id AND m.membership_id < :before"
+        f" AND s.status IN {dialect.in_list('statuses')}"
+        " ORDER BY m.membership_id DESC LIMIT :limit"
+    )
+    return (
+        f"WITH RECURSIVE inside(id) AS ({inside}), page(id) AS ("
+        f"SELECT DISTINCT b.value AS id FROM inside g{dialect.each(each, 'b')}"
+        " ORDER BY id DESC LIMIT :limit)"
+    )
+
+
+def _everyone_ids(dialect: Dialect) -> str:
+    each = (
+        "SELECT m.id AS value FROM memberships m WHERE m.organization_id = :organization"
+        " AND m.status = g.status AND m.id < :before ORDER BY m.id DESC LIMIT :limit"
+    )
+    return (
+        "WITH page(id) AS ("
+        f"SELECT b.value AS id FROM {dialect.rows('statuses', 'status')} g{dialect.each(each, 'b')}"
+        " ORDER BY id DESC LIMIT :limit)"
+    )
+
+
+def _memberships(dialect: Dialect) -> str:
+    return (
+        f" SELECT {_MEMBERSHIP_COLUMNS} FROM page"
+        + dialect.probe("memberships", "s", "s.id = page.id")
+        + " ORDER BY s.id DESC"
+    )
+
+
+@cache
+def _members_page(dialect: Dialect, recursive: bool) -> TextClause:
+    return text(_member_ids(dialect, recursive) + _memberships(dialect))
+
+
+@cache
+def _count_members(dialect: Dialect, recursive: bool) -> TextClause:
+    return text(_member_ids(dialect, recursive) + " SELECT count(*) FROM page")
+
+
+@cache
+def _everyone_page(dialect: Dialect) -> TextClause:
+    return text(_everyone_ids(dialect) + _memberships(dialect))
+
+
+@cache
+def _count_everyone(dialect: Dialect) -> TextClause:
+    return text(_everyone_ids(dialect) + " SELECT count(*) FROM page")
