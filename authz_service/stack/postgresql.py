@@ -82,7 +82,11 @@ class Server:
             # Its own session: a Ctrl-C in the terminal is for the owner, which then ends us.
             start_new_session=True,
         )
-        self._send(order.to_json())
+        try:
+            self._send(order.to_json())
+        except StackError:
+            self.close()
+            raise
 
     @property
     def url(self) -> str:
