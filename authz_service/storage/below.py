@@ -19,7 +19,7 @@ _RESOURCE_COLUMNS = (
     "r.id, r.organization_id, r.resource_type_slug, r.external_id, r.name, r.description,"
     " r.parent_id, r.depth, r.path, r.created_at, r.updated_at, r.revision"
 )
-_NAMED = " AND lower(r.name) LIKE :pattern ESCAPE '\\'"
+_NAMED = " AND lower(r.name) LIKE lower(:pattern) ESCAPE '\\'"
 
 
 def resources_page(
@@ -64,8 +64,11 @@ def resources_page(
 
 
 def pattern(query: str) -> str:
-    """Returns the LIKE pattern that finds a text anywhere, to be compared in lower case."""
-    escaped = query.lower()
+    """Returns the LIKE pattern that finds a text anywhere.
+
+    The database lowers it as it lowers the column: its ``lower`` may know fewer letters than ours.
+    """
+    escaped = query
     for special in ("\\", "%", "_"):
         escaped = escaped.replace(special, f"\\{special}")
     return f"%{escaped}%"

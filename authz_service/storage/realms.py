@@ -17,7 +17,8 @@ def lock(
 ) -> None:
     """Locks realms until the transaction ends: the environment first, then organizations by id.
 
-    One call takes all the locks that a write needs; a second call may only repeat what is held.
+    One call takes all the locks that a write needs; a second call may only repeat what is held, or
+    go on in the same order: organizations after the environment alone, whose lock tells which.
 
     Args:
         organization_ids: Realms that the write changes. Unknown ids lock nothing: the look-up that
