@@ -24,7 +24,10 @@ class Membership(Stamped, Base):
 
     __table_args__ = (
         Index(None, "user_id", "organization_id", unique=True),
+        # Members by status in the order of their ids; users of an organization in the order of
+        # theirs: a page of either is one short scan.
         Index(None, "organization_id", "status", "id"),
+        Index(None, "organization_id", "user_id"),
     )
 
 

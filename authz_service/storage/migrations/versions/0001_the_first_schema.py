@@ -390,6 +390,11 @@ def upgrade() -> None:
             unique=False,
         )
         batch_op.create_index(
+            batch_op.f("ix_memberships_organization_id_user_id"),
+            ["organization_id", "user_id"],
+            unique=False,
+        )
+        batch_op.create_index(
             batch_op.f("ix_memberships_user_id_organization_id"),
             ["user_id", "organization_id"],
             unique=True,
@@ -872,6 +877,7 @@ def downgrade() -> None:
     op.drop_table("organization_configurations")
     with op.batch_alter_table("memberships", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_memberships_user_id_organization_id"))
+        batch_op.drop_index(batch_op.f("ix_memberships_organization_id_user_id"))
         batch_op.drop_index(batch_op.f("ix_memberships_organization_id_status_id"))
 
     op.drop_table("memberships")
