@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -26,6 +27,11 @@ def instant(value: Timestamp) -> int:
 def optional_instant(message: Message, field: str) -> int | None:
     """Returns a Timestamp field of a message, None if it is absent."""
     return instant(getattr(message, field)) if message.HasField(field) else None
+
+
+def span(value: Duration) -> int:
+    """Returns a Duration in whole microseconds, rounded down; 0 if it is absent."""
+    return value.seconds * 1_000_000 + value.nanos // 1_000
 
 
 def required(field: str, value: str) -> str:

@@ -1,16 +1,52 @@
-"""Configuration: settings of the deployment and of each organization, and the order of roles."""
+"""Configuration: settings of the deployment and of each organization, and the order of roles.
+
+What changes them is in ``lifecycles/configuration.py``: it relies on roles and memberships.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Row, select
 
+from authz_service.base.clock import to_datetime
 from authz_service.base.consistency import ENVIRONMENT
+from authz_service.domain import events
 from authz_service.storage.database import Snapshot
 from authz_service.storage.tables import Configuration, OrganizationConfiguration, Role
 
 # The type whose roles are organization-level (product.md 2.1).
 ORGANIZATION_TYPE = "organization"
+
+
+def view(snapshot: Snapshot, row: Configuration | Row[Any]) -> dict[str, Any]:
+    """Returns the settings of the deployment as callers and events see them."""
+    slugs = role_slugs(snapshot)
+    return {
+        "multiple_roles_enabled": row.multiple_roles_enabled,
+        "default_role_slug": slugs[row.default_role_id],
+        "owner_role_slug": slugs[row.owner_role_id] if row.owner_role_id else "",
+        "last_owner_guard_enabled": row.last_owner_guard_enabled,
+        "resource_depth_max": row.resource_depth_max,
+        "role_priority": [slugs[role_id] for role_id in _ordered(row.role_priority, list(slugs))],
+        "updated_at": to_datetime(row.updated_at),
+        "etag": events.etag(row),
+    }
+
+
+def organization_view(
+    snapshot: Snapshot, row: OrganizationConfiguration | Row[Any]
+) -> dict[str, Any]:
+    """Returns the settings of an organization as callers and events see them."""
+    slugs = role_slugs(snapshot, row.organization_id)
+    # An order that was set is complete but for roles created since; one that was not is derived.
+    order = _ordered(row.role_priority, sorted(slugs)) if row.role_priority else []
+    return {
+        "organization_id": row.organization_id,
+        "default_role_slug": slugs[row.default_role_id] if row.default_role_id else "",
+        "role_priority": [slugs[role_id] for role_id in order],
+        "updated_at": to_datetime(row.updated_at),
+        "etag": events.etag(row),
+    }
 
 
 def current(snapshot: Snapshot) -> Row[Any]:
@@ -41,27 +77,23 @@ def role_priority(snapshot: Snapshot, organization_id: str = "") -> list[str]:
         organization_id: Its own roles take part; empty = the environment roles alone.
     """
     if not organization_id:
-        return _ordered(current(snapshot).role_priority, _role_ids(snapshot, ())[ENVIRONMENT])
+        return _ordered(current(snapshot).role_priority, list(role_slugs(snapshot)))
     return role_priorities(snapshot, [organization_id])[organization_id]
 
 
 def role_priorities(
     snapshot: Snapshot, organization_ids: Collection[str]
 ) -> Mapping[str, list[str]]:
-    """Returns ``role_priority`` of each of these organizations, in three statements for all.
-
-    Args:
-        organization_ids: At most a page of a list.
-    """
+    """Returns ``role_priority`` of each of these organizations, in three statements for all."""
     deployment = current(snapshot).role_priority
-    by_realm = _role_ids(snapshot, organization_ids)
+    by_realm = _roles(snapshot, organization_ids)
     stored = select(
         OrganizationConfiguration.organization_id, OrganizationConfiguration.role_priority
-    ).where(OrganizationConfiguration.organization_id.in_(organization_ids))
+    ).where(snapshot.dialect.among(OrganizationConfiguration.organization_id, organization_ids))
     own = {row.organization_id: row.role_priority for row in snapshot.connection.execute(stored)}
     found = {}
     for organization_id in organization_ids:
-        roles = by_realm[ENVIRONMENT] + by_realm[organization_id]
+        roles = [*by_realm[ENVIRONMENT], *by_realm[organization_id]]
         if own.get(organization_id):
             found[organization_id] = _ordered(own[organization_id], sorted(roles))
         else:
@@ -69,16 +101,25 @@ def role_priorities(
     return found
 
 
-def _role_ids(snapshot: Snapshot, organization_ids: Collection[str]) -> dict[str, list[str]]:
-    """Returns the roles of type organization by realm, oldest first: ids rise."""
-    by_realm: dict[str, list[str]] = {realm: [] for realm in (ENVIRONMENT, *organization_ids)}
+def role_slugs(snapshot: Snapshot, organization_id: str = "") -> dict[str, str]:
+    """Returns id to slug of the roles of type organization: environment roles and its own."""
+    by_realm = _roles(snapshot, [organization_id] if organization_id else ())
+    return by_realm[ENVIRONMENT] | by_realm.get(organization_id, {})
+
+
+def _roles(snapshot: Snapshot, organization_ids: Collection[str]) -> dict[str, dict[str, str]]:
+    """Returns realm to id to slug of the roles of type organization, oldest first: ids rise."""
+    by_realm: dict[str, dict[str, str]] = {realm: {} for realm in (ENVIRONMENT, *organization_ids)}
     statement = (
-        select(Role.realm, Role.id)
-        .where(Role.resource_type_slug == ORGANIZATION_TYPE, Role.realm.in_(by_realm))
+        select(Role.realm, Role.id, Role.slug)
+        .where(
+            Role.resource_type_slug == ORGANIZATION_TYPE,
+            snapshot.dialect.among(Role.realm, by_realm.keys()),
+        )
         .order_by(Role.id)
     )
-    for realm, role_id in snapshot.connection.execute(statement):
-        by_realm[realm].append(role_id)
+    for realm, role_id, slug in snapshot.connection.execute(statement):
+        by_realm[realm][role_id] = slug
     return by_realm
 
 

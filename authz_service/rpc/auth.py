@@ -103,6 +103,8 @@ class Authenticator:
         confirming: Classes of work whose servicers confirm ``provisional_credential`` in their own
             snapshot, so that a remembered credential may admit them without a look-up. A class
             must be left out unless every servicer of it does so.
+        used: Told the id of a service credential at each call that it is accepted for; must be
+            quick, for it stands on the path of every call.
         now: The wall clock; the ends of credentials are wall times.
     """
 
@@ -115,6 +117,7 @@ class Authenticator:
         clients: Mapping[str, Client] | None = None,
         confirming: frozenset[str] = frozenset({DECISION}),
         remembered_max: int = REMEMBERED_MAX,
+        used: Callable[[str], None] = lambda credential_id: None,
         now: Clock = utc_now,
     ) -> None:
         self._find_credential = find_credential
@@ -124,6 +127,7 @@ class Authenticator:
         self._remembered: dict[bytes, Caller] = {}
         self._remembered_max = remembered_max
         self._lock = threading.Lock()
+        self._used = used
         self._now = now
         # Compared by digest: equal lengths, so that the time tells nothing about the secret. Empty
         # without one, and then equal to no digest.
@@ -171,6 +175,8 @@ class Authenticator:
                 f"the credential lacks the scope {scope}",
                 metadata={"scope": scope},
             )
+        if caller.kind == SERVICE_CREDENTIAL and caller is not self._first:
+            self._used(caller.id)
         return caller, provisional
 
     def _by_bearer(self, bearer: str, work: str, from_source: bool) -> tuple[Caller, bool]:
