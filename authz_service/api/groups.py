@@ -7,7 +7,7 @@ from authz_service.api import render
 from authz_service.api.listing import Listings
 from authz_service.api.mutation import Mutations
 from authz_service.base import errors
-from authz_service.domain import groups
+from authz_service.domain import groups, memberships
 from authz_service.domain.lifecycles import groups as lifecycle
 from authz_service.engine.facts import GROUP, MEMBERSHIP, Subject
 from authz_service.pb.authz.v1 import groups_pb2 as pb
@@ -133,16 +133,9 @@ class GroupServicer:
                 include_total=request.include_total_size,
                 page=listing.page,
             )
+            members = memberships.views(snapshot, rows)
         return pb.ListGroupMembersResponse(
-            organization_memberships=[
-                OrganizationMembership(
-                    id=row.id,
-                    organization_id=row.organization_id,
-                    user_id=row.user_id,
-                    status=f"{_STATUS}{row.status}",
-                )
-                for row in rows
-            ],
+            organization_memberships=[OrganizationMembership(**member) for member in members],
             next_page_token=listing.token(after),
             total_size=total,
         )

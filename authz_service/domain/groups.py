@@ -1,6 +1,6 @@
 """Groups: named sets of memberships and of other groups, and the built-in one, everyone."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import CTE, ColumnElement, Row, Select, func, insert, literal, or_, select
@@ -9,7 +9,7 @@ from sqlalchemy import delete as sql_delete
 from authz_service.base import errors, ids, slugs
 from authz_service.base.clock import to_datetime
 from authz_service.base.pages import Cursor, Page
-from authz_service.domain import events, organizations
+from authz_service.domain import events, memberships, organizations
 from authz_service.engine import limits, tags
 from authz_service.engine.check import subject_not_found
 from authz_service.engine.facts import GROUP, MEMBERSHIP, Subject
@@ -26,7 +26,6 @@ from authz_service.storage.tables import (
 STANDARD, EVERYONE = "STANDARD", "EVERYONE"
 EVERYONE_NAME = "everyone"
 UPDATABLE = ("name", "description")
-ACTIVE = "ACTIVE"
 
 
 def view(row: Group | Row[Any]) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def views(snapshot: Snapshot, rows: Sequence[Group | Row[Any]]) -> list[dict[str
             row.group_id: row.count
             for row in snapshot.connection.execute(
                 select(table.group_id, func.count().label("count"))
-                .where(table.group_id.in_(group_ids))
+                .where(snapshot.dialect.among(table.group_id, group_ids))
                 .group_by(table.group_id)
             )
         }
@@ -328,21 +327,26 @@ def members_page(
         NotFound: GROUP_NOT_FOUND.
     """
     group = get(snapshot, group_id)
-    asked: dict[str, Any] = {"statuses": tuple(dict.fromkeys(statuses)) or (ACTIVE,)}
     if group.kind == EVERYONE:
-        asked["organization_id"] = group.organization_id
-        read: Callable[..., Sequence[Row[Any]]] = below.everyone_page
-        count: Callable[..., int] = below.count_everyone
-    else:
-        asked.update(group_id=group_id, recursive=recursive)
-        read, count = below.members_page, below.count_members
+        return memberships.page(
+            snapshot,
+            organization_id=group.organization_id,
+            statuses=statuses,
+            include_total=include_total,
+            page=page,
+        )
+    wanted = below.Members(
+        group_id, recursive, tuple(dict.fromkeys(statuses)) or (memberships.ACTIVE,)
+    )
     before = None if page.after is None else str(page.after[0])
-    rows, after = paging.cut(read(snapshot, **asked, before=before, limit=page.size + 1), page)
+    rows, after = paging.cut(
+        below.members_page(snapshot, wanted, before=before, limit=page.size + 1), page
+    )
     total = None
     if include_total:
         maximum = snapshot.limits.total_size_max
-        total = count(snapshot, **asked, limit=maximum + 1)
-        total = total if total <= maximum else None
+        counted = below.count_members(snapshot, wanted, limit=maximum + 1)
+        total = counted if counted <= maximum else None
     return rows, after, total
 
 
@@ -390,22 +394,17 @@ def membership_groups_page(
     Raises:
         NotFound: MEMBERSHIP_NOT_FOUND.
     """
-    home = snapshot.connection.execute(
-        select(Membership.organization_id, Organization.everyone_group_id)
-        .join(Organization, Organization.id == Membership.organization_id)
-        .where(Membership.id == membership_id)
-    ).one_or_none()
-    if home is None or not snapshot.actor.may_see(home.organization_id):
-        raise subject_not_found(Subject(MEMBERSHIP, membership_id))
+    organization_id = memberships.get(snapshot, membership_id).organization_id
     direct = select(GroupMember.group_id.label("id")).where(
         GroupMember.membership_id == membership_id
     )
     belongs: ColumnElement[bool] = Group.id.in_(direct)
     if recursive:
-        # Everyone is in no group, so nothing lies above it.
         above = select(_with_all_above(direct).c.id)
-        belongs = or_(Group.id.in_(above), Group.id == home.everyone_group_id)
-    return _page_of(snapshot, home.organization_id, belongs, page)
+        # Everyone is in no group, so nothing lies above it.
+        everyone = select(Organization.everyone_group_id).where(Organization.id == organization_id)
+        belongs = or_(Group.id.in_(above), Group.id == everyone.scalar_subquery())
+    return _page_of(snapshot, organization_id, belongs, page)
 
 
 def _page_of(
@@ -437,7 +436,7 @@ def _longest_chain(tx: Transaction, group_ids: Collection[str], *, upwards: bool
         near, far = far, near
     chain = (
         select(Group.id.label("id"), literal(1).label("length"))
-        .where(Group.id.in_(group_ids))
+        .where(tx.dialect.among(Group.id, group_ids))
         .cte("chain", recursive=True)
     )
     chain = chain.union(
@@ -474,7 +473,7 @@ def _change_members(
         gone, new = _ids(removed, kind), _ids(added, kind)
         if gone:
             tx.connection.execute(
-                sql_delete(table).where(table.group_id == row.id, column.in_(gone))
+                sql_delete(table).where(table.group_id == row.id, tx.dialect.among(column, gone))
             )
         if new:
             tx.connection.execute(
@@ -513,7 +512,7 @@ def _require_members(tx: Transaction, group: Group, members: Sequence[Subject]) 
         for row in tx.connection.execute(
             select(Membership.id).where(
                 Membership.organization_id == group.organization_id,
-                Membership.id.in_(_ids(members, MEMBERSHIP)),
+                tx.dialect.among(Membership.id, _ids(members, MEMBERSHIP)),
             )
         )
     }
@@ -522,7 +521,7 @@ def _require_members(tx: Transaction, group: Group, members: Sequence[Subject]) 
         for row in tx.connection.execute(
             select(Group.id, Group.kind).where(
                 Group.organization_id == group.organization_id,
-                Group.id.in_(_ids(members, GROUP)),
+                tx.dialect.among(Group.id, _ids(members, GROUP)),
             )
         )
     }
@@ -540,7 +539,9 @@ def _present(tx: Transaction, group: Group, members: Sequence[Subject]) -> set[S
         Subject(kind, member_id)
         for kind, table, column in _PLACES
         for (member_id,) in tx.connection.execute(
-            select(column).where(table.group_id == group.id, column.in_(_ids(members, kind)))
+            select(column).where(
+                table.group_id == group.id, tx.dialect.among(column, _ids(members, kind))
+            )
         )
     }
 
@@ -557,7 +558,9 @@ def _refuse_nesting(tx: Transaction, group: Group, inner_ids: Collection[str]) -
     if not inner_ids:
         return
     above = _with_all_above(select(Group.id.label("id")).where(Group.id == group.id))
-    if tx.connection.execute(select(above.c.id).where(above.c.id.in_(inner_ids))).first():
+    if tx.connection.execute(
+        select(above.c.id).where(tx.dialect.among(above.c.id, inner_ids))
+    ).first():
         raise errors.FailedPrecondition(
             "GROUP_CYCLE", "a group cannot be in itself or in a group that is in it"
         )
@@ -594,7 +597,7 @@ def _refuse_too_many(
     maximum = tx.limits.membership_groups_max
     full = (
         select(GroupMember.membership_id)
-        .where(GroupMember.membership_id.in_(_ids(added, MEMBERSHIP)))
+        .where(tx.dialect.among(GroupMember.membership_id, _ids(added, MEMBERSHIP)))
         .group_by(GroupMember.membership_id)
         .having(func.count() >= maximum)
     )

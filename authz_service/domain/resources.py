@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 from authz_service.base import errors, ids, slugs
 from authz_service.base.clock import to_datetime
 from authz_service.base.pages import Cursor, Page
-from authz_service.domain import configuration, events, organizations
+from authz_service.domain import configuration, events, organizations, resource_types
 from authz_service.engine import tags
 from authz_service.engine.check import resource_not_found
 from authz_service.engine.facts import ResourceRef
@@ -27,7 +27,6 @@ from authz_service.storage.tables import (
     Resource,
     ResourceAncestor,
     ResourceCount,
-    ResourceTypeParent,
 )
 
 ORGANIZATION_TYPE = "organization"
@@ -322,7 +321,7 @@ def page(
     query = slugs.query("query", query)
     organizations.require(snapshot, organization_id)
     if resource_type_slug:
-        _parent_types(snapshot, resource_type_slug)
+        resource_types.require(snapshot, resource_type_slug)
     root = ResourceRef("", organization_id, ORGANIZATION_TYPE, organization_id)
     above = find(snapshot, parent or root, organization_id=organization_id)
     rows = below.resources_page(
@@ -365,17 +364,9 @@ def _parent_types(snapshot: Snapshot, slug: str) -> Collection[str]:
     Raises:
         NotFound: RESOURCE_TYPE_NOT_FOUND.
     """
-    found = snapshot.connection.execute(
-        select(ResourceTypeParent.parent_slug).where(ResourceTypeParent.slug == slug)
-    )
-    parent_types = {row.parent_slug for row in found}
-    # Every type but the built-in one has a parent type (M1).
-    if not parent_types and slug != ORGANIZATION_TYPE:
-        raise errors.NotFound(
-            "RESOURCE_TYPE_NOT_FOUND",
-            "no such resource type",
-            metadata={"resource_type_slug": slug},
-        )
+    parent_types = resource_types.parents(snapshot).get(slug)
+    if parent_types is None:
+        raise resource_types.not_found("resource_type_slug", slug)
     return parent_types
 
 
@@ -507,7 +498,8 @@ def _transplant(tx: Transaction, row: Resource, above: Row[Any]) -> None:
     won = [ancestor_id for ancestor_id in present if ancestor_id not in former]
     tx.connection.execute(
         sql_delete(ResourceAncestor).where(
-            ResourceAncestor.ancestor_id.in_(lost), ResourceAncestor.resource_id.in_(inside)
+            tx.dialect.among(ResourceAncestor.ancestor_id, lost),
+            ResourceAncestor.resource_id.in_(inside),
         )
     )
     moved = aliased(ResourceAncestor, name="moved")
@@ -521,7 +513,7 @@ def _transplant(tx: Transaction, row: Resource, above: Row[Any]) -> None:
                 moved.resource_id,
             )
             .join(moved, moved.organization_id == Resource.organization_id)
-            .where(Resource.id.in_(won), moved.ancestor_id == row.id),
+            .where(tx.dialect.among(Resource.id, won), moved.ancestor_id == row.id),
         )
     )
     former_length, deeper = len(row.path), above.depth + 1 - row.depth

@@ -220,6 +220,8 @@ def _order(
         settings |= _UNDURABLE
     initdb = [str(installation / "bin" / "initdb"), "--pgdata", str(data)]
     initdb += ["--username", _SUPERUSER, "--auth", "trust", "--no-locale", "--encoding", "UTF8"]
+    # Order by bytes, but lower() knows all letters, as searches need it.
+    initdb += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
     initdb += ["--no-instructions"] + ([] if durable else ["--no-sync"])
     command = [str(installation / "bin" / "postgres"), "-D", str(data)]
     for name, value in settings.items():

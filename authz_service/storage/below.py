@@ -7,7 +7,7 @@ name are the exception: they read on until the page is full.
 
 from collections.abc import Collection, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row, TextClause, text
 
@@ -60,7 +60,7 @@ def resources_page(
         parameters["type"] = type_slug
     if query:
         parameters["pattern"] = pattern(query)
-    return snapshot.connection.execute(statement, parameters).all()
+    return snapshot.rows(statement, parameters)
 
 
 def pattern(query: str) -> str:
@@ -117,82 +117,48 @@ _MEMBERSHIP_COLUMNS = (
 )
 
 
+class Members(NamedTuple):
+    """Which memberships a list of members of a group holds.
+
+    Attributes:
+        group_id: Of a group with member rows; everyone has none.
+        recursive: Also those in the groups in it, at any depth.
+        statuses: Only those in one of these.
+    """
+
+    group_id: str
+    recursive: bool
+    statuses: Collection[str]
+
+
 def members_page(
-    snapshot: Snapshot,
-    *,
-    group_id: str,
-    recursive: bool,
-    statuses: Collection[str],
-    before: str | None,
-    limit: int,
+    snapshot: Snapshot, wanted: Members, *, before: str | None, limit: int
 ) -> Sequence[Row[Any]]:
     """Returns memberships in a group, newest first, each once, at most ``limit``.
 
     Args:
-        recursive: Also those in the groups in it.
         before: Only ids below this one; None = from the newest.
     """
-    return snapshot.connection.execute(
-        _members_page(snapshot.dialect, recursive),
-        {
-            "group": group_id,
-            "statuses": snapshot.dialect.list_value(statuses),
-            "before": LAST_ID if before is None else before,
-            "limit": limit,
-        },
-    ).all()
+    statement = _members_page(snapshot.dialect, wanted.recursive)
+    return snapshot.rows(statement, _parameters(snapshot, wanted, before, limit))
 
 
-def count_members(
-    snapshot: Snapshot, *, group_id: str, recursive: bool, statuses: Collection[str], limit: int
-) -> int:
-    """Returns how many memberships a listing has, counted up to ``limit``."""
-    count: int = snapshot.connection.execute(
-        _count_members(snapshot.dialect, recursive),
-        {
-            "group": group_id,
-            "statuses": snapshot.dialect.list_value(statuses),
-            "before": LAST_ID,
-            "limit": limit,
-        },
-    ).scalar_one()
-    return count
+def count_members(snapshot: Snapshot, wanted: Members, *, limit: int) -> int:
+    """Returns how many memberships a list has, counted up to ``limit``."""
+    statement = _count_members(snapshot.dialect, wanted.recursive)
+    ((found,),) = snapshot.rows(statement, _parameters(snapshot, wanted, None, limit))
+    return int(found)
 
 
-def everyone_page(
-    snapshot: Snapshot,
-    *,
-    organization_id: str,
-    statuses: Collection[str],
-    before: str | None,
-    limit: int,
-) -> Sequence[Row[Any]]:
-    """Returns the memberships of an organization, newest first, at most ``limit``."""
-    return snapshot.connection.execute(
-        _everyone_page(snapshot.dialect),
-        {
-            "organization": organization_id,
-            **snapshot.dialect.rows_value("statuses", [(status,) for status in statuses]),
-            "before": LAST_ID if before is None else before,
-            "limit": limit,
-        },
-    ).all()
-
-
-def count_everyone(
-    snapshot: Snapshot, *, organization_id: str, statuses: Collection[str], limit: int
-) -> int:
-    """Returns how many memberships an organization has, counted up to ``limit``."""
-    count: int = snapshot.connection.execute(
-        _count_everyone(snapshot.dialect),
-        {
-            "organization": organization_id,
-            **snapshot.dialect.rows_value("statuses", [(status,) for status in statuses]),
-            "before": LAST_ID,
-            "limit": limit,
-        },
-    ).scalar_one()
-    return count
+def _parameters(
+    snapshot: Snapshot, wanted: Members, before: str | None, limit: int
+) -> dict[str, Any]:
+    return {
+        "group": wanted.group_id,
+        "statuses": snapshot.dialect.list_value(wanted.statuses),
+        "before": LAST_ID if before is None else before,
+        "limit": limit,
+    }
 
 
 def _member_ids(dialect: Dialect, recursive: bool) -> str:
@@ -217,18 +183,6 @@ def _member_ids(dialect: Dialect, recursive: bool) -> str:
     )
 
 
-def _everyone_ids(dialect: Dialect) -> str:
-    each = (
-        "SELECT m.id AS value FROM memberships m WHERE m.organization_id = :organization"
-        " AND m.status = g.status AND m.id < :before ORDER BY m.id DESC LIMIT :limit"
-    )
-    return (
-        "WITH page(id) AS ("
-        f"SELECT b.value AS id FROM {dialect.rows('statuses', 'status')} g{dialect.each(each, 'b')}"
-        " ORDER BY id DESC LIMIT :limit)"
-    )
-
-
 def _memberships(dialect: Dialect) -> str:
     return (
         f" SELECT {_MEMBERSHIP_COLUMNS} FROM page"
@@ -245,13 +199,3 @@ def _members_page(dialect: Dialect, recursive: bool) -> TextClause:
 @cache
 def _count_members(dialect: Dialect, recursive: bool) -> TextClause:
     return text(_member_ids(dialect, recursive) + " SELECT count(*) FROM page")
-
-
-@cache
-def _everyone_page(dialect: Dialect) -> TextClause:
-    return text(_everyone_ids(dialect) + _memberships(dialect))
-
-
-@cache
-def _count_everyone(dialect: Dialect) -> TextClause:
-    return text(_everyone_ids(dialect) + " SELECT count(*) FROM page")

@@ -47,8 +47,10 @@ def delete(
         rows = resources.subtree(tx, row, limit=1)
         ended = []
         dependents = {
-            "resource": resources.count_children(tx, row),
-            "role_assignment": len(assignments.unexpired(tx, RoleAssignment.resource_id == row.id)),
+            "resources": resources.count_children(tx, row),
+            "role_assignments": len(
+                assignments.unexpired(tx, RoleAssignment.resource_id == row.id)
+            ),
         }
         if any(dependents.values()):
             raise errors.FailedPrecondition(
