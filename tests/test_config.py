@@ -118,6 +118,15 @@ def test_a_number_is_finite(text: str) -> None:
     assert wrong(AUTHZ_DRAIN_SECONDS=text) == [("AUTHZ_DRAIN_SECONDS", f"{text!r} is out of range")]
 
 
+@pytest.mark.parametrize("text", ["soon", "1,5"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    assert wrong(AUTHZ_DRAIN_SECONDS=text) == [("AUTHZ_DRAIN_SECONDS", f"{text!r} is not a number")]
+
+
+def test_what_is_no_path_is_refused() -> None:
+    assert [name for name, _ in wrong(AUTHZ_TLS_KEY="\0")] == ["AUTHZ_TLS_KEY"]
+
+
 def test_a_misspelt_setting_is_not_ignored() -> None:
     assert problems_of(AUTHZ_WORKER="4", AUTHZ_REDIS_URL="redis://h") == [
         ("AUTHZ_REDIS_URL", "is no setting of this version", "see docs/configuration.md"),
