@@ -88,7 +88,8 @@ class Server:
     metrics_listen: values.Address = listener(
         "AUTHZ_METRICS_LISTEN",
         values.Address("127.0.0.1", 9464),
-        why="Where /metrics, /livez and /readyz are served over HTTP, for all workers together."
+        why="Where /metrics is served over HTTP, for all workers together; if there are several,"
+        " /livez and /readyz too."
         " Has no TLS: off loopback it needs AUTHZ_INSECURE.",
         may_be_unix=False,
     )
