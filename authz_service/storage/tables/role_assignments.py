@@ -72,4 +72,11 @@ class RoleAssignment(Stamped, Base):
             postgresql_where=text("NOT is_end_recorded AND expires_at IS NOT NULL"),
             sqlite_where=text("NOT is_end_recorded AND expires_at IS NOT NULL"),
         ),
+        # For those that go 30 days after their end.
+        Index(
+            "ix_role_assignments_ended",
+            "expires_at",
+            postgresql_where=text("is_end_recorded"),
+            sqlite_where=text("is_end_recorded"),
+        ),
     )

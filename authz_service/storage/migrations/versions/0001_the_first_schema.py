@@ -786,6 +786,13 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("role_assignments", schema=None) as batch_op:
         batch_op.create_index(
+            "ix_role_assignments_ended",
+            ["expires_at"],
+            unique=False,
+            postgresql_where=sa.text("is_end_recorded"),
+            sqlite_where=sa.text("is_end_recorded"),
+        )
+        batch_op.create_index(
             "ix_role_assignments_ends",
             ["expires_at"],
             unique=False,
@@ -838,6 +845,11 @@ def downgrade() -> None:
             "ix_role_assignments_ends",
             postgresql_where=sa.text("NOT is_end_recorded AND expires_at IS NOT NULL"),
             sqlite_where=sa.text("NOT is_end_recorded AND expires_at IS NOT NULL"),
+        )
+        batch_op.drop_index(
+            "ix_role_assignments_ended",
+            postgresql_where=sa.text("is_end_recorded"),
+            sqlite_where=sa.text("is_end_recorded"),
         )
 
     op.drop_table("role_assignments")
