@@ -3,13 +3,25 @@
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
+from authz_service.api.authorization import AuthorizationServicer
+from authz_service.api.configuration import ConfigurationServicer
+from authz_service.api.consistency import Freshness
+from authz_service.api.directory_files import DirectoryFileServicer
 from authz_service.api.groups import GroupServicer
 from authz_service.api.listing import Listings
+from authz_service.api.memberships import MembershipServicer
 from authz_service.api.mutation import Mutations
 from authz_service.api.organizations import OrganizationServicer
+from authz_service.api.permissions import PermissionServicer
+from authz_service.api.resource_types import ResourceTypeServicer
 from authz_service.api.resources import ResourceServicer
+from authz_service.api.role_assignments import RoleAssignmentServicer, record_ends
+from authz_service.api.roles import RoleServicer
+from authz_service.api.service_credentials import CredentialUses
+from authz_service.api.users import UserServicer
 from authz_service.base.actor import SYSTEM
 from authz_service.base.clock import Clock, to_datetime, utc_now
 from authz_service.base.consistency import ConsistencyTokens
@@ -20,7 +32,20 @@ from authz_service.config import Config
 from authz_service.domain import service_credentials
 from authz_service.domain.lifecycles import seeds
 from authz_service.engine.limits import Limits
-from authz_service.pb.authz.v1 import groups_pb2, organizations_pb2, resources_pb2
+from authz_service.pb.authz.v1 import (
+    authorization_pb2,
+    configuration_pb2,
+    directory_files_pb2,
+    groups_pb2,
+    memberships_pb2,
+    organizations_pb2,
+    permissions_pb2,
+    resource_types_pb2,
+    resources_pb2,
+    role_assignments_pb2,
+    roles_pb2,
+    users_pb2,
+)
 from authz_service.rpc.access_log import AccessLog
 from authz_service.rpc.admission import Admission
 from authz_service.rpc.auth import Authenticator, Client, Credential
@@ -30,6 +55,7 @@ from authz_service.rpc.hall import Hall
 from authz_service.rpc.rate import Rate
 from authz_service.storage import schema
 from authz_service.storage.database import Database
+from authz_service.storage.facts import SqlFacts
 from authz_service.telemetry.exposition import Page, Teller
 from authz_service.telemetry.logs import Lines, logger
 from authz_service.telemetry.metrics import Metrics
@@ -39,6 +65,10 @@ __all__ = ["CREDENTIAL_PURPOSE", "Unlistenable", "Worker", "prepare"]
 # Secrets of service credentials are hashed under keys of this purpose.
 CREDENTIAL_PURPOSE = "service-credential"
 _PROBE_SECONDS = 1.0
+# last_used_at is exact to a minute.
+_CREDENTIAL_USES_SECONDS = 20.0
+# The event of an end follows it within a minute (product.md RA2).
+_ASSIGNMENT_ENDS_SECONDS = 5.0
 
 
 def prepare(url: str, revision: str = "head") -> None:
@@ -103,6 +133,8 @@ class Worker:
             limits=_limits(config),
         )
         exits.callback(self.database.close)
+        self.credential_uses = CredentialUses(self.database)
+        exits.callback(self._repeated(self.credential_uses.write))
         self.hall = self._hall(config, lines, clock)
         self._front = Front(
             self.hall,
@@ -131,6 +163,7 @@ class Worker:
             authenticator=Authenticator(
                 find_credential=self._find_credential,
                 keys=credential_keys,
+                used=self.credential_uses.note,
                 first_credential=config.security.first_credential,
                 clients={
                     name: Client(client.name, client.scopes, client.organization_ids)
@@ -153,20 +186,51 @@ class Worker:
             call_seconds_max=config.server.call_seconds_max,
             message_bytes_max=config.limits.message_bytes_max,
         )
-        for module, servicer in self._servicers(mutations, listings):
+        for module, servicer in self._servicers(config, tokens, mutations, listings):
             (service,) = module.DESCRIPTOR.services_by_name.values()
             hall.register(service, servicer)
         return hall
 
     def _servicers(
-        self, mutations: Mutations, listings: Listings
+        self,
+        config: Config,
+        tokens: ConsistencyTokens,
+        mutations: Mutations,
+        listings: Listings,
     ) -> list[tuple[ModuleType, object]]:
         """One line a service: its generated module and its servicer."""
         database = self.database
+        decisions = AuthorizationServicer(
+            SqlFacts(database),
+            database,
+            Freshness(tokens),
+            listings,
+            config.limits.batch_items_max,
+        )
+        files = DirectoryFileServicer(
+            database, tokens, file_bytes_max=config.limits.directory_file_bytes_max
+        )
         return [
+            (authorization_pb2, decisions),
+            (directory_files_pb2, files),
+            (
+                configuration_pb2,
+                ConfigurationServicer(
+                    database,
+                    mutations,
+                    listings,
+                    derive(config.security.root_key_bytes()[0], CREDENTIAL_PURPOSE),
+                ),
+            ),
+            (permissions_pb2, PermissionServicer(database, mutations, listings)),
+            (resource_types_pb2, ResourceTypeServicer(database, mutations, listings)),
+            (roles_pb2, RoleServicer(database, mutations, listings)),
             (organizations_pb2, OrganizationServicer(database, mutations, listings)),
+            (memberships_pb2, MembershipServicer(database, mutations, listings)),
+            (users_pb2, UserServicer(database, mutations, listings)),
             (resources_pb2, ResourceServicer(database, mutations, listings)),
             (groups_pb2, GroupServicer(database, mutations, listings)),
+            (role_assignments_pb2, RoleAssignmentServicer(database, mutations, listings)),
         ]
 
     @property
@@ -180,6 +244,14 @@ class Worker:
         self._exits.callback(self._front.stop, self._config.server.drain_seconds)
         self._probe()
         self._background(self._probe, _PROBE_SECONDS, "health-probe")
+        self._background(
+            self._repeated(self.credential_uses.write), _CREDENTIAL_USES_SECONDS, "credential-uses"
+        )
+        self._background(
+            self._repeated(partial(record_ends, self.database)),
+            _ASSIGNMENT_ENDS_SECONDS,
+            "assignment-ends",
+        )
 
     def stop(self) -> None:
         """Drains and closes everything, in the order of architecture.md section 9."""
@@ -194,6 +266,20 @@ class Worker:
         thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         self._exits.callback(thread.join, 5.0)
+
+    def _repeated(self, step: Callable[[], object]) -> Callable[[], None]:
+        """Returns a background step whose failures are logged; the next time may succeed."""
+
+        def attempt() -> None:
+            try:
+                step()
+            except Refusal as refusal:
+                self.log.warning("background_step_refused", reason=refusal.reason)
+            except Exception:
+                # A bug in one round must not end all later ones without a word.
+                self.log.exception("background_step_failed")
+
+        return attempt
 
     def _probe(self) -> None:
         try:

@@ -1,7 +1,7 @@
 """Worlds to measure on: organizations with members, nested groups, a tree and assignments.
 
-Rows go in by COPY, past the API, because a million of them would take it an hour. Everything about a
-world follows from its seed and sizes.
+Rows go in by COPY, past the API, which would need an hour for a million of them. Everything about
+a world follows from its seed and sizes.
 """
 
 import json

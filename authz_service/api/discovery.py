@@ -177,7 +177,7 @@ class Discovery:
         maximum = limits.EXPLAINED_GRANTS_MAX
         response = pb.ExplainResponse(
             allowed=explanation.allowed,
-            reason=f"EXPLAIN_REASON_{explanation.reason}",
+            reason=pb.ExplainReason.Value(f"EXPLAIN_REASON_{explanation.reason}"),
             resource_path=[_summary(row) for row in path],
             grants=[_grant(grant, nodes) for grant in explanation.grants[:maximum]],
             blocked_grants=[_grant(grant, nodes) for grant in explanation.blocked[:maximum]],
@@ -228,7 +228,7 @@ def _grant(grant: Grant, nodes: Nodes) -> core_pb2.Grant:
 
 def _step(step: Step, asked: Frame, subject: Subject, slug: str, nodes: Nodes) -> pb.RemedyStep:
     message = pb.RemedyStep(
-        kind=f"REMEDY_STEP_KIND_{step.kind}",
+        kind=pb.RemedyStepKind.Value(f"REMEDY_STEP_KIND_{step.kind}"),
         role_id=step.role_id,
         role_slug=step.role_slug,
         role_assignment_id=step.assignment_id,

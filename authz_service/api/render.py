@@ -1,8 +1,9 @@
 """Times, references and masks: from protos to the values of the lower floors, and back."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
@@ -111,9 +112,9 @@ def changes(message: Message, mask: FieldMask, *, field: str = "update_mask") ->
     Raises:
         InvalidArgument: FIELD_REQUIRED for an empty mask, UPDATE_MASK_INVALID.
     """
-    return {
-        path: _plain(message, path) for path in update_paths(mask, message.DESCRIPTOR, field=field)
-    }
+    # The stubs of protobuf name its C class too, which is a Descriptor in all but name.
+    descriptor = cast(Descriptor, message.DESCRIPTOR)
+    return {path: _plain(message, path) for path in update_paths(mask, descriptor, field=field)}
 
 
 def _plain(message: Message, name: str) -> Any:

@@ -44,14 +44,15 @@ def views(snapshot: Snapshot, rows: Sequence[Membership | Row[Any]]) -> list[dic
     if not rows:
         return []
     membership_ids = [row.id for row in rows]
-    people: dict[str, Row[Any]] = {
+    columns: list[Any] = [
+        Membership.id.label("membership_id"),
+        Organization.name.label("organization_name"),
+        *_SUMMARY,
+    ]
+    people = {
         found.membership_id: found
         for found in snapshot.connection.execute(
-            select(
-                Membership.id.label("membership_id"),
-                Organization.name.label("organization_name"),
-                *_SUMMARY,
-            )
+            select(*columns)
             .join(User, User.id == Membership.user_id)
             .join(Organization, Organization.id == Membership.organization_id)
             .where(snapshot.dialect.among(Membership.id, membership_ids))

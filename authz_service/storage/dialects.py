@@ -20,12 +20,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.pool import QueuePool
 
 # serialization_failure, deadlock_detected, unique_violation, foreign_key_violation, and
 # lock_not_available: a concurrent writer won; run the work again and let it see the winner's rows.
 _LOST_RACE = {"40001", "40P01", "23505", "23503", "55P03"}
 _STATEMENT_TIMEOUT = "57014"
+
+
+Column = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
 class Dialect:
@@ -37,6 +41,13 @@ class Dialect:
         """The suffix that locks the selected rows until the transaction ends."""
         raise NotImplementedError
 
+    def advisory_lock(self, number: int) -> str | None:
+        """The statement that keeps out others who ask for this number until the transaction ends.
+
+        None where every transaction that may write is alone anyway.
+        """
+        raise NotImplementedError
+
     def in_list(self, parameter: str) -> str:
         """The right side of ``IN`` for one parameter that holds a list of text."""
         raise NotImplementedError
@@ -45,7 +56,7 @@ class Dialect:
         """A Python collection as that parameter's value."""
         raise NotImplementedError
 
-    def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
+    def among(self, column: Column, values: Collection[str]) -> ColumnElement[bool]:
         """``column IN values`` with all values in one parameter, however many there are."""
         raise NotImplementedError
 
@@ -94,13 +105,16 @@ class PostgreSQL(Dialect):
     def lock_clause(self, *, shared: bool) -> str:
         return " FOR SHARE" if shared else " FOR UPDATE"
 
+    def advisory_lock(self, number: int) -> str | None:
+        return f"SELECT pg_advisory_xact_lock({number})"
+
     def in_list(self, parameter: str) -> str:
         return f"(SELECT unnest(CAST(:{parameter} AS text[])))"
 
     def list_value(self, values: Collection[str]) -> Any:
         return list(values)
 
-    def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
+    def among(self, column: Column, values: Collection[str]) -> ColumnElement[bool]:
         return column == any_(literal(list(values), ARRAY(Text)))
 
     def probe(self, table: str, name: str, condition: str) -> str:
@@ -149,13 +163,16 @@ class SQLite(Dialect):
     def lock_clause(self, *, shared: bool) -> str:
         return ""
 
+    def advisory_lock(self, number: int) -> str | None:
+        return None
+
     def in_list(self, parameter: str) -> str:
         return f"(SELECT value FROM json_each(:{parameter}))"
 
     def list_value(self, values: Collection[str]) -> Any:
         return json.dumps(list(values))
 
-    def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
+    def among(self, column: Column, values: Collection[str]) -> ColumnElement[bool]:
         given = func.json_each(json.dumps(list(values))).table_valued("value")
         return column.in_(select(given.c.value))
 

@@ -184,7 +184,7 @@ def reached(
         children_only,
         with_held,
     )
-    found = reading.rows(statement, parameters)
+    found: Sequence[Any] = reading.rows(statement, parameters)
     first = next(row for row in found if row[0] == 0)
     rows = [row for row in found if row[0] == 1]
     rows.sort(key=lambda row: row[1], reverse=True)
@@ -261,10 +261,18 @@ def _reached_parts(
             " AND n.resource_id < :before AND n.resource_id <> g.parent_id"
             " ORDER BY n.resource_id DESC LIMIT :limit"
         )
+        # Below the organization resource lies everything that the subject can hold anything on.
+        lies_below = (
+            ""
+            if by_id is None
+            else (
+                " AND EXISTS (SELECT 1 FROM resource_ancestors n"
+                " WHERE n.resource_id = r.resource_id AND n.ancestor_id = t.id)"
+            )
+        )
         sources = (
             f"{covered} UNION SELECT r.resource_id, r.type_slug FROM roots r CROSS JOIN target t"
-            " WHERE EXISTS (SELECT 1 FROM resource_ancestors n WHERE n.resource_id = r.resource_id"
-            " AND n.ancestor_id = t.id AND n.resource_id <> t.id)"
+            f" WHERE r.resource_id <> t.id{lies_below}"
         )
         more = ""
     return (

@@ -4,6 +4,7 @@ For comparing what reads the tables with the oracle thousands of times; that the
 rows is compared elsewhere.
 """
 
+from collections import Counter
 from typing import Any
 
 from sqlalchemy import delete, insert
@@ -24,6 +25,7 @@ from authz_service.storage.tables import (
     Realm,
     Resource,
     ResourceAncestor,
+    ResourceCount,
     ResourceType,
     ResourceTypeParent,
     Role,
@@ -215,6 +217,17 @@ def _rows(world: dict[str, Any]) -> list[tuple[Any, list[dict[str, Any]]]]:
                  "resource_type_slug": resources[id]["resource_type_slug"], "resource_id": id}
                 for id in ordered
                 for ancestor in _path(world, id)
+            ],
+        ),
+        (
+            ResourceCount,
+            [
+                {"organization_id": home, "resource_type_slug": slug, "count": count}
+                for (home, slug), count in Counter(
+                    (row["organization_id"], row["resource_type_slug"])
+                    for row in resources.values()
+                    if row["parent_id"] is not None
+                ).items()
             ],
         ),
         (

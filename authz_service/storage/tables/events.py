@@ -51,7 +51,13 @@ class EventPosition(Base):
     """The place of an event among all events: one fixed order, the same for every reader.
 
     A commit order across realms cannot be had at commit without one lock for all writers; so the
-    feed numbers events after they were committed (storage/feed.py).
+    feed numbers events after they were committed (storage/positions.py). The row with the largest
+    position is never removed, for the next position follows from it.
+
+    Attributes:
+        position: 1, 2, 3 … without holes but for rows that were removed.
+        created_at: The latest ``created_at`` of all events up to this place, so that it never falls
+            and a time finds its place by halving.
     """
 
     __tablename__ = "event_positions"

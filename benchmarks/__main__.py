@@ -1,0 +1,104 @@
+"""``make bench``: measures, writes results/latest.json and the table made from it."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import decisions, empty
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Returns what the figures were measured on."""
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+         if line.startswith("model name")),
+        platform.processor(),
+    )  # fmt: skip
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+        **{name: version(name) for name in ("grpcio", "protobuf", "sqlalchemy", "psycopg")},
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown."""
+    about = results["machine"]
+    lines = [
+        "# Measured",
+        "",
+        f"{about['time']}, commit {about['commit']}, {about['cores']} cores of {about['cpu']},"
+        f" Python {about['python']}, grpcio {about['grpcio']}; command `make bench`. E0 is an empty"
+        " RPC on a bare grpcio server in the same round. CPU microseconds for each item.",
+        "",
+        "| empty RPC | bare | through the hall | ratio |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['in_flight']} in flight | {row['bare_us']} | {row['hall_us']} | {row['ratio']} |"
+        for row in results["empty"]
+    ]
+    lines += [
+        "",
+        "| question | E0 | server | PostgreSQL | server / E0 | PostgreSQL / E0 | in all / E0 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['question']} | {row['e0_us']} | {row['server_us']} | {row['postgresql_us']}"
+        f" | {row['server_ratio']} | {row['postgresql_ratio']} | {row['in_all_ratio']} |"
+        for row in results["decisions"]
+    ]
+    if results.get("scale"):
+        lines += [
+            "",
+            "| page of 100 | assignments | wall us | assignments | wall us | ratio |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['question']} | {row['small_assignments']} | {row['small_us']}"
+            f" | {row['large_assignments']} | {row['large_us']} | {row['ratio']} |"
+            for row in results["scale"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Runs what is asked for; everything without arguments."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=2_000)
+    parser.add_argument("--no-scale", action="store_true", help="leave out the million assignments")
+    options = parser.parse_args()
+    results = {
+        "machine": machine(),
+        "empty": [
+            empty.run(rounds=options.rounds, calls=options.calls, in_flight=number)
+            for number in (1, 16)
+        ],
+        "decisions": decisions.run(rounds=options.rounds, calls=options.calls),
+        "scale": [] if options.no_scale else decisions.scale(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / "latest.md").write_text(table(results))
+    sys.stdout.write(table(results))
+
+
+if __name__ == "__main__":
+    main()
