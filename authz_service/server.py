@@ -10,6 +10,7 @@ from authz_service.api.authorization import AuthorizationServicer
 from authz_service.api.configuration import ConfigurationServicer
 from authz_service.api.consistency import Freshness
 from authz_service.api.directory_files import DirectoryFileServicer
+from authz_service.api.events import EventServicer
 from authz_service.api.groups import GroupServicer
 from authz_service.api.listing import Listings
 from authz_service.api.memberships import MembershipServicer
@@ -22,9 +23,11 @@ from authz_service.api.role_assignments import RoleAssignmentServicer, record_en
 from authz_service.api.roles import RoleServicer
 from authz_service.api.service_credentials import CredentialUses
 from authz_service.api.users import UserServicer
+from authz_service.api.watch import WatchServicer
 from authz_service.base.actor import SYSTEM
 from authz_service.base.clock import Clock, to_datetime, utc_now
 from authz_service.base.consistency import ConsistencyTokens
+from authz_service.base.cursors import Cursors
 from authz_service.base.errors import Refusal
 from authz_service.base.pages import Pages
 from authz_service.base.sealed import Sealer, derive
@@ -36,6 +39,7 @@ from authz_service.pb.authz.v1 import (
     authorization_pb2,
     configuration_pb2,
     directory_files_pb2,
+    events_pb2,
     groups_pb2,
     memberships_pb2,
     organizations_pb2,
@@ -45,6 +49,7 @@ from authz_service.pb.authz.v1 import (
     role_assignments_pb2,
     roles_pb2,
     users_pb2,
+    watch_pb2,
 )
 from authz_service.rpc.access_log import AccessLog
 from authz_service.rpc.admission import Admission
@@ -56,6 +61,7 @@ from authz_service.rpc.rate import Rate
 from authz_service.storage import schema
 from authz_service.storage.database import Database
 from authz_service.storage.facts import SqlFacts
+from authz_service.storage.feed import Feed
 from authz_service.telemetry.exposition import Page, Teller
 from authz_service.telemetry.logs import Lines, logger
 from authz_service.telemetry.metrics import Metrics
@@ -133,6 +139,7 @@ class Worker:
             limits=_limits(config),
         )
         exits.callback(self.database.close)
+        self._feed = Feed(self.database)
         self.credential_uses = CredentialUses(self.database)
         exits.callback(self._repeated(self.credential_uses.write))
         self.hall = self._hall(config, lines, clock)
@@ -200,6 +207,7 @@ class Worker:
     ) -> list[tuple[ModuleType, object]]:
         """One line a service: its generated module and its servicer."""
         database = self.database
+        cursors = Cursors(Sealer(config.security.root_key_bytes(), "cursor"))
         decisions = AuthorizationServicer(
             SqlFacts(database),
             database,
@@ -213,6 +221,8 @@ class Worker:
         return [
             (authorization_pb2, decisions),
             (directory_files_pb2, files),
+            (events_pb2, EventServicer(database, listings, self._feed, cursors)),
+            (watch_pb2, WatchServicer(database, tokens, self._feed, cursors)),
             (
                 configuration_pb2,
                 ConfigurationServicer(
@@ -244,6 +254,8 @@ class Worker:
         self._exits.callback(self._front.stop, self._config.server.drain_seconds)
         self._probe()
         self._background(self._probe, _PROBE_SECONDS, "health-probe")
+        # A turn waits by itself.
+        self._background(self._repeated(self._feed.turn), 0.0, "feed")
         self._background(
             self._repeated(self.credential_uses.write), _CREDENTIAL_USES_SECONDS, "credential-uses"
         )

@@ -14,7 +14,7 @@ from authz_service.base.clock import to_datetime
 from authz_service.base.consistency import ENVIRONMENT
 from authz_service.base.cursors import Place
 from authz_service.domain import events, organizations
-from authz_service.storage import positions
+from authz_service.storage import positions, realms
 from authz_service.storage.database import Snapshot
 from authz_service.storage.positions import Selection, Stretch
 from authz_service.storage.tables import Event, EventPosition, Organization, Realm
@@ -206,6 +206,17 @@ def require_following(snapshot: Snapshot, position: int) -> None:
         following.position > position + 1 or following.created_at < _oldest(snapshot)
     ):
         raise expired()
+
+
+def end(snapshot: Snapshot) -> Place:
+    """Returns the place behind all events that have a position."""
+    return Place(positions.last(snapshot), snapshot.now)
+
+
+def revisions(snapshot: Snapshot, selection: Selection, rows: Sequence[Row[Any]]) -> dict[str, int]:
+    """Returns the state that a part of a stream stands for: it includes these events."""
+    named = {row.realm for row in rows} | set(selection.realms)
+    return realms.revisions(snapshot, named - {ENVIRONMENT})
 
 
 def page(snapshot: Snapshot, selection: Selection, *, after: int, size: int) -> Stretch:
