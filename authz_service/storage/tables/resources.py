@@ -34,7 +34,9 @@ class Resource(Stamped, Base):
         ForeignKeyConstraint(
             ["organization_id", "parent_id"], ["resources.organization_id", "resources.id"]
         ),
-        Index(None, "organization_id", "resource_type_slug", "external_id", unique=True),
+        # The organization is last: were it first, PostgreSQL might check foreign keys through this
+        # index while the table has no statistics, and read the whole organization each time.
+        Index(None, "external_id", "resource_type_slug", "organization_id", unique=True),
         Index(None, "parent_id", "resource_type_slug", "id"),
     )
 

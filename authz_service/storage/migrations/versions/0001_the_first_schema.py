@@ -512,8 +512,8 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("resources", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_resources_organization_id_resource_type_slug_external_id"),
-            ["organization_id", "resource_type_slug", "external_id"],
+            batch_op.f("ix_resources_external_id_resource_type_slug_organization_id"),
+            ["external_id", "resource_type_slug", "organization_id"],
             unique=True,
         )
         batch_op.create_index(
@@ -878,7 +878,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_resources_resource_type_slug"))
         batch_op.drop_index(batch_op.f("ix_resources_parent_id_resource_type_slug_id"))
         batch_op.drop_index(
-            batch_op.f("ix_resources_organization_id_resource_type_slug_external_id")
+            batch_op.f("ix_resources_external_id_resource_type_slug_organization_id")
         )
 
     op.drop_table("resources")
