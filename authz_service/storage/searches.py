@@ -397,7 +397,9 @@ def _held_on_path(dialect: Dialect, kind: str, with_permissions: bool) -> TextCl
     if kind == MEMBERSHIP:
         own = (
             "SELECT DISTINCT s.id, NULL AS assignment_id, o.root_resource_id, r.role_id,"
-            " NULL AS expires_at FROM subject s JOIN membership_roles r ON r.membership_id = s.id"
+            # After DISTINCT, PostgreSQL takes an untyped NULL for text.
+            " CAST(NULL AS bigint) AS expires_at"
+            " FROM subject s JOIN membership_roles r ON r.membership_id = s.id"
             " JOIN organizations o ON o.id = s.organization_id"
             f" WHERE o.root_resource_id IN {dialect.in_list('nodes')} UNION ALL "
         )
