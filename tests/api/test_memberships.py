@@ -589,8 +589,9 @@ def test_own_roles_are_filtered_and_not_those_through_groups(
     assign_on_root(api, directory, acme, "owner", directory.group(acme, "Team", made))
     assert listed(api, organization_id=acme.id, role_slugs=["owner"]) == []
     # A role both given and mapped is one row, and takes one place of the page.
-    add_directory_roles(directory, made, [role_id(api, "member")])
     second = directory.membership(acme)
+    for membership in (made, second):
+        add_directory_roles(directory, membership, [role_id(api, "member")])
     assert [
         row.id
         for row in api.pages(
