@@ -114,7 +114,7 @@ def walk(page: Callable[[Page], tuple[list[Any], Cursor | None]], size: int) -> 
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=120, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(max_examples=30, deadline=None, suppress_health_check=SLOW_FIXTURES)
 def test_decisions_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     source = facts.SqlFacts(database)
@@ -137,7 +137,7 @@ def test_decisions_agree(database: Database, clock: ManualClock, world: dict[str
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_FIXTURES)
 def test_resources_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     at(clock, worlds.NOW)
@@ -187,7 +187,7 @@ def _resources(
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_FIXTURES)
 def test_members_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     at(clock, worlds.NOW)
@@ -244,7 +244,7 @@ def _members(
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_FIXTURES)
 def test_permissions_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     at(clock, worlds.NOW)
@@ -285,7 +285,7 @@ def _permissions(
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_FIXTURES)
 def test_explanations_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     at(clock, worlds.NOW)

@@ -1,0 +1,160 @@
+"""Writes over the API do to the tables what the oracle does to its world, and declare it.
+
+Tag soundness (I5 of the cache's protocol): whatever fact a write changes, one of the tags that it
+declared is among the tags of that fact.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from authz_service.base.actor import SYSTEM
+from authz_service.base.consistency import ENVIRONMENT
+from authz_service.engine.facts import GROUP, MEMBERSHIP
+from authz_service.engine.tags import ANY_WRITE, ENVIRONMENT_DEFINITIONS
+from authz_service.server import Worker
+from authz_service.storage import tagged_facts
+from authz_service.storage.database import Database, Written
+from authz_service.storage.tagged_facts import TaggedFact
+from tests.callers import Caller, Refused
+from tests.conftest import ManualClock
+from tests.oracle import naive, rows, worlds
+from tests.oracle.test_asking import ref_of, subject_of
+from tests.oracle.test_reading import at
+from tests.oracle.writing import NOT_CALLED, perform
+
+SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+STEPS = 12
+
+
+class Recorded:
+    """What the writes of a database returned, in order."""
+
+    def __init__(self, database: Database) -> None:
+        self.all: list[Written[Any]] = []
+        write = database.write
+
+        def recording(*args: Any, **kwargs: Any) -> Written[Any]:
+            written = write(*args, **kwargs)
+            self.all.append(written)
+            return written
+
+        database.write = recording  # type: ignore[method-assign]
+
+
+def facts(database: Database, world: dict[str, Any]) -> dict[tuple[str, str], TaggedFact]:
+    """Every fact of a world that can be asked for."""
+    found: dict[tuple[str, str], TaggedFact | None] = {}
+    with database.snapshot(SYSTEM) as snapshot:
+        for id in world["memberships"]:
+            found["grants", id] = tagged_facts.grants(snapshot, MEMBERSHIP, id)
+        for id in world["groups"]:
+            found["grants", id] = tagged_facts.grants(snapshot, GROUP, id)
+        for id in world["resources"]:
+            found["path", id] = tagged_facts.path(snapshot, id)
+        found["permissions", ""] = tagged_facts.permissions(snapshot)
+    return {key: fact for key, fact in found.items() if fact is not None}
+
+
+def value_of(fact: TaggedFact, resources: set[str]) -> Any:
+    """A fact's value as far as anybody can ask about it: on resources that still exist."""
+    if not isinstance(fact.value, tuple) or not isinstance(fact.value[-1], dict):
+        return fact.value
+    active, held = fact.value
+    return active, {id: ends for id, ends in held.items() if id in resources and ends}
+
+
+def unmarked(
+    before: dict[tuple[str, str], TaggedFact],
+    after: dict[tuple[str, str], TaggedFact],
+    marked: dict[str, frozenset[str]],
+    resources: set[str],
+) -> Iterator[tuple[str, str]]:
+    """The facts that changed, or went, without one of their tags being marked."""
+    for key, old in before.items():
+        new = after.get(key)
+        if new is not None and value_of(new, resources) == value_of(old, resources):
+            continue
+        if key[0] == "path" and new is None and key[1] not in resources:
+            # Gone with what was above it, whose tag it carries.
+            pass
+        tags = marked.get(old.realm, frozenset())
+        if not tags.isdisjoint(old.tags) or (tags and ANY_WRITE in old.tags):
+            continue
+        definitions = marked.get(ENVIRONMENT, frozenset())
+        if old.uses_definitions and ENVIRONMENT_DEFINITIONS in definitions:
+            continue
+        yield key
+
+
+@given(data=st.data(), start=worlds.worlds(api_keys=False, expired=False))
+@settings(max_examples=15, deadline=None, suppress_health_check=SLOW)
+def test_writes_agree_and_declare_what_they_change(
+    api: Caller, worker: Worker, clock: ManualClock, data: Any, start: dict[str, Any]
+) -> None:
+    database = worker.database
+    world = start
+    rows.replace(database, world)
+    at(clock, worlds.NOW)
+    recorded = Recorded(database)
+    try:
+        for _ in range(STEPS):
+            world = _step(api, database, recorded, data, world)
+            _agree(api, data, world)
+    finally:
+        del database.write  # type: ignore[method-assign]
+
+
+def _step(
+    api: Caller, database: Database, recorded: Recorded, data: Any, world: dict[str, Any]
+) -> dict[str, Any]:
+    write = data.draw(worlds.attempts(world, api_keys=False))
+    if write["op"] in NOT_CALLED:
+        return world
+    expected: Any = None
+    try:
+        after = worlds.apply(world, write)
+    except worlds.Refused as refused:
+        expected, after = refused.error, world
+    before = facts(database, world)
+    recorded.all.clear()
+    try:
+        made = perform(api, world, write)
+    except Refused as refused:
+        assert (refused.code, refused.reason) == expected, write
+        assert facts(database, world) == before, write
+        return world
+    assert expected is None, (write, expected)
+    after = worlds.rename(after, made)
+    marked: dict[str, frozenset[str]] = {}
+    for written in recorded.all:
+        for realm, tags in written.tags.items():
+            marked[realm] = marked.get(realm, frozenset()) | tags
+    resources = set(after["resources"])
+    wrong = list(unmarked(before, facts(database, world), marked, resources))
+    assert wrong == [], (write, marked)
+    return after
+
+
+def _agree(api: Caller, data: Any, world: dict[str, Any]) -> None:
+    asked = list(worlds.all_questions(world))
+    if not asked:
+        return
+    places = data.draw(
+        st.lists(st.integers(0, len(asked) - 1), min_size=1, max_size=40, unique=True)
+    )
+    items = [asked[place] for place in places]
+    results = api.AuthorizationService.BatchCheck(
+        items=[
+            {"subject": subject_of(s), "permission_slug": p, "resource": ref_of(r)}
+            for s, p, r in items
+        ]
+    ).results
+    for question, result in zip(items, results, strict=True):
+        expected = naive.check(world, *question, worlds.NOW)
+        if naive.is_error(expected):
+            assert result.WhichOneof("result") == "error", question
+        else:
+            assert result.decision.allowed == expected["allowed"], question
