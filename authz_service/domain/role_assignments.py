@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, func, or_, select
 from sqlalchemy import delete as sql_delete
 
 from authz_service.base import errors, ids, slugs
@@ -22,7 +22,7 @@ from authz_service.domain import (
 from authz_service.engine import limits, tags
 from authz_service.engine.check import resource_not_found, subject_not_found
 from authz_service.engine.facts import GROUP, MEMBERSHIP, ResourceRef, Subject
-from authz_service.storage import paging, realms, searches
+from authz_service.storage import assignments, paging, realms, searches
 from authz_service.storage.database import Snapshot, Transaction
 from authz_service.storage.tables import (
     Group,
@@ -141,6 +141,8 @@ def tag_of(row: AnyAssignment) -> str:
 
 
 def _names(snapshot: Snapshot, role_ids: Collection[str], resource_ids: Collection[str]) -> _Names:
+    if not role_ids:
+        return _Names({}, {})
     among = snapshot.dialect.among
     role_slugs = {
         row.id: row.slug
@@ -223,40 +225,45 @@ def page(
             metadata={"fields": ",".join(named)},
             fields=[(field, "one of these is required") for field in named],
         )
-    conditions: list[ColumnElement[bool]] = []
     homes: list[str] = []
+    subject_ids: set[str] = set()
+    resource_id = role_id = ""
     if subject is not None:
         homes.append(_home(snapshot, subject))
-        holders = {subject.id}
+        subject_ids.add(subject.id)
         if include_groups:
-            holders |= _groups_of(snapshot, subject, homes[0])
-        conditions.append(snapshot.dialect.among(RoleAssignment.subject_id, holders))
+            subject_ids |= _groups_of(snapshot, subject, homes[0])
     if resource is not None:
         place = resources.find(snapshot, resource)
         homes.append(place.organization_id)
-        conditions.append(RoleAssignment.resource_id == place.id)
+        resource_id = place.id
     if organization_id:
         organizations.require(snapshot, organization_id)
         homes.append(organization_id)
     if role_slug:
-        role = roles.find(snapshot, organization_id=homes[0], slug=role_slug)
-        conditions.append(RoleAssignment.role_id == role.id)
+        role_id = roles.find(snapshot, organization_id=homes[0], slug=role_slug).id
     if resource_type_slug:
         resource_types.require(snapshot, resource_type_slug)
-        # A role is held on resources of its own type only (M11).
-        conditions.append(
-            exists().where(
-                Role.id == RoleAssignment.role_id, Role.resource_type_slug == resource_type_slug
-            )
-        )
-    # Of two organizations nothing meets; each is named, for the key of the table begins with it.
-    conditions.extend(RoleAssignment.organization_id == home for home in dict.fromkeys(homes))
-    conditions.append(_ends_after(snapshot.now - KEPT if include_expired else snapshot.now))
-    statement = select(*RoleAssignment.__table__.columns).where(*conditions)
-    rows, after = paging.newest_first(snapshot, statement, RoleAssignment.id, page)
+    if len(set(homes)) > 1:
+        # Of two organizations, nothing meets.
+        return (), None, 0 if include_total else None
+    wanted = assignments.Wanted(
+        homes[0],
+        subject_ids,
+        resource_id,
+        role_id,
+        resource_type_slug,
+        ends_after=snapshot.now - KEPT if include_expired else snapshot.now,
+    )
+    before = None if page.after is None else str(page.after[0])
+    rows, after = paging.cut(
+        assignments.page(snapshot, wanted, before=before, limit=page.size + 1), page
+    )
     total = None
     if include_total:
-        total = paging.total(snapshot, statement, snapshot.limits.total_size_max)
+        maximum = snapshot.limits.total_size_max
+        counted = assignments.count(snapshot, wanted, limit=maximum + 1)
+        total = counted if counted <= maximum else None
     return rows, after, total
 
 
@@ -659,8 +666,11 @@ def _stored(
     tx: Transaction, keys: Collection[tuple[str, str, str]]
 ) -> dict[tuple[str, str, str], RoleAssignment]:
     """Returns the rows of these (subject, resource, role), ended ones too."""
-    unique = (RoleAssignment.subject_id, RoleAssignment.resource_id, RoleAssignment.role_id)
-    rows = tx.session.scalars(select(RoleAssignment).where(tuple_(*unique).in_(list(keys))))
+    rows = tx.session.scalars(
+        select(RoleAssignment).where(
+            tx.dialect.among(RoleAssignment.id, assignments.of_keys(tx, keys))
+        )
+    )
     return {(row.subject_id, row.resource_id, row.role_id): row for row in rows}
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, or_, select
 
-from authz_service.base.clock import to_datetime
-from authz_service.domain import events
+from authz_service.domain import events, role_assignments
 from authz_service.storage.database import Transaction
 from authz_service.storage.tables import Resource, Role, RoleAssignment
 
@@ -50,35 +49,9 @@ def record_deleted(tx: Transaction, rows: Sequence[Row[Any]], *, tags: Iterable[
             realm=row.organization_id,
             target_type="role_assignment",
             target_id=row.id,
-            data=_view(row),
+            data=_seen(tx, row),
             tags=tags,
         )
-
-
-def _view(row: Row[Any]) -> dict[str, Any]:
-    subject = (
-        {"group_id": row.group_id}
-        if row.membership_id is None
-        else {"organization_membership_id": row.membership_id}
-    )
-    return {
-        "id": row.id,
-        "organization_id": row.organization_id,
-        **subject,
-        "role_id": row.role_id,
-        "role_slug": row.role_slug,
-        "resource": {
-            "id": row.resource_id,
-            "resource_type_slug": row.resource_type_slug,
-            "external_id": row.resource_external_id,
-            "name": row.resource_name,
-        },
-        "expires_at": None if row.expires_at is None else to_datetime(row.expires_at),
-        "state": "ROLE_ASSIGNMENT_STATE_ACTIVE",
-        "created_at": to_datetime(row.created_at),
-        "updated_at": to_datetime(row.updated_at),
-        "etag": events.etag(row),
-    }
 
 
 def record_updated(tx: Transaction, assignment_id: str, *, tags: Iterable[str]) -> None:
@@ -90,6 +63,14 @@ def record_updated(tx: Transaction, assignment_id: str, *, tags: Iterable[str]) 
         realm=row.organization_id,
         target_type="role_assignment",
         target_id=row.id,
-        data=_view(row),
+        data=_seen(tx, row),
         tags=tuple(tags),
     )
+
+
+def _seen(tx: Transaction, row: Row[Any]) -> dict[str, Any]:
+    """Returns an assignment as it was read, with the names of what may be gone by now."""
+    place = role_assignments.Place(
+        row.resource_id, row.resource_type_slug, row.resource_external_id, row.resource_name
+    )
+    return role_assignments.view(row, row.role_slug, place, tx.now)
