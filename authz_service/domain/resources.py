@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, insert, literal, select
+from sqlalchemy import ColumnElement, Row, Select, func, insert, literal, select, tuple_
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 from sqlalchemy.orm import aliased
@@ -496,24 +496,15 @@ def _transplant(tx: Transaction, row: Resource, above: Row[Any]) -> None:
     # Ancestors that stay keep their rows: a move to a neighbour rewrites little.
     lost = [ancestor_id for ancestor_id in former if ancestor_id not in present]
     won = [ancestor_id for ancestor_id in present if ancestor_id not in former]
+    # The offset keeps PostgreSQL from guessing how few rows it may be and comparing each with each.
     tx.connection.execute(
         sql_delete(ResourceAncestor).where(
-            tx.dialect.among(ResourceAncestor.ancestor_id, lost),
-            ResourceAncestor.resource_id.in_(inside),
+            tuple_(*_CLOSURE).in_(_closure_rows(tx, row, lost).offset(0))
         )
     )
-    moved = aliased(ResourceAncestor, name="moved")
     tx.connection.execute(
         insert(ResourceAncestor).from_select(
-            ["organization_id", "ancestor_id", "resource_type_slug", "resource_id"],
-            select(
-                moved.organization_id,
-                Resource.id,
-                moved.resource_type_slug,
-                moved.resource_id,
-            )
-            .join(moved, moved.organization_id == Resource.organization_id)
-            .where(tx.dialect.among(Resource.id, won), moved.ancestor_id == row.id),
+            [column.key for column in _CLOSURE], _closure_rows(tx, row, won)
         )
     )
     former_length, deeper = len(row.path), above.depth + 1 - row.depth
@@ -528,6 +519,30 @@ def _transplant(tx: Transaction, row: Resource, above: Row[Any]) -> None:
             depth=Resource.depth + deeper,
             path=literal(row.path) + func.substr(Resource.path, former_length + 1),
         )
+    )
+
+
+_CLOSURE = (
+    ResourceAncestor.organization_id,
+    ResourceAncestor.ancestor_id,
+    ResourceAncestor.resource_type_slug,
+    ResourceAncestor.resource_id,
+)
+
+
+def _closure_rows(tx: Transaction, row: Resource, ancestor_ids: Collection[str]) -> Select[Any]:
+    """Returns the SELECT of the closure's rows between some ancestors and a whole subtree."""
+    moved = aliased(ResourceAncestor, name="moved")
+    columns: list[Any] = [
+        moved.organization_id,
+        Resource.id,
+        moved.resource_type_slug,
+        moved.resource_id,
+    ]
+    return (
+        select(*columns)
+        .join(moved, moved.organization_id == Resource.organization_id)
+        .where(tx.dialect.among(Resource.id, ancestor_ids), moved.ancestor_id == row.id)
     )
 
 

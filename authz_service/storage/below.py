@@ -78,32 +78,32 @@ def pattern(query: str) -> str:
 def _resources_page(
     dialect: Dialect, has_type: bool, is_root: bool, children_only: bool, has_query: bool
 ) -> TextClause:
-    of_type = "t.slug"
     types = "(SELECT slug FROM resource_types) t"
     if has_type:
         types = "(SELECT slug FROM resource_types WHERE slug = :type) t"
+    named = _NAMED if has_query else ""
     if children_only:
-        # A child is never its own parent, so nothing needs to be left out.
+        # Compared as one value, so that no other index than that of the children gives the order:
+        # PostgreSQL might else walk the resources of everybody back from the newest.
         each = (
-            "SELECT r.id AS value FROM resources r WHERE r.parent_id = :parent"
-            f" AND r.resource_type_slug = {of_type} AND r.id < :before"
-            + (_NAMED if has_query else "")
-            + " ORDER BY r.id DESC LIMIT :limit"
+            "SELECT r.id AS value FROM resources r"
+            " WHERE (r.parent_id, r.resource_type_slug) >= (:parent, t.slug)"
+            f" AND (r.parent_id, r.resource_type_slug, r.id) < (:parent, t.slug, :before){named}"
+            " ORDER BY r.parent_id DESC, r.resource_type_slug DESC, r.id DESC LIMIT :limit"
         )
         ids = f"SELECT b.value AS id FROM {types}{dialect.each(each, 'b')}"
     elif is_root and not has_type:
         ids = (
             "SELECT r.id FROM resources r WHERE r.organization_id = :organization"
-            " AND r.id < :before AND r.id <> :excluded" + (_NAMED if has_query else "")
+            f" AND r.id < :before AND r.id <> :excluded{named}"
         )
     else:
-        named = dialect.probe("resources", "r", "r.id = n.resource_id") if has_query else ""
+        resource = dialect.probe("resources", "r", "r.id = n.resource_id") if has_query else ""
         each = (
-            f"SELECT n.resource_id AS value FROM resource_ancestors n{named}"
-            f" WHERE n.ancestor_id = :parent AND n.resource_type_slug = {of_type}"
-            " AND n.resource_id < :before AND n.resource_id <> :excluded"
-            + (_NAMED if has_query else "")
-            + " ORDER BY n.resource_id DESC LIMIT :limit"
+            f"SELECT n.resource_id AS value FROM resource_ancestors n{resource}"
+            " WHERE n.ancestor_id = :parent AND n.resource_type_slug = t.slug"
+            f" AND n.resource_id < :before AND n.resource_id <> :excluded{named}"
+            " ORDER BY n.resource_id DESC LIMIT :limit"
         )
         ids = f"SELECT b.value AS id FROM {types}{dialect.each(each, 'b')}"
     return text(

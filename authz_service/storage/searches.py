@@ -242,10 +242,13 @@ def _reached_parts(
         " JOIN roots r ON r.resource_id = n.ancestor_id"
     )
     if children_only:
+        # Compared as one value, so that no other index than that of the children gives the order:
+        # PostgreSQL might else walk the resources of everybody back from the newest.
         select = (
-            "SELECT c.id AS value FROM resources c WHERE c.parent_id = g.ancestor_id"
-            " AND c.resource_type_slug = g.type_slug AND c.id < :before"
-            " ORDER BY c.id DESC LIMIT :limit"
+            "SELECT c.id AS value FROM resources c"
+            " WHERE (c.parent_id, c.resource_type_slug) >= (g.ancestor_id, g.type_slug)"
+            " AND (c.parent_id, c.resource_type_slug, c.id) < (g.ancestor_id, g.type_slug, :before)"
+            " ORDER BY c.parent_id DESC, c.resource_type_slug DESC, c.id DESC LIMIT :limit"
         )
         sources = covered
         # Nothing flows up: a child is reached from above, or by a grant on the child itself.
