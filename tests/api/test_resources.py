@@ -506,11 +506,19 @@ def test_a_moved_subtree_gets_deeper_and_higher(directory: Directory) -> None:
 
 def test_move_under_the_same_parent_has_no_effect(directory: Directory, tree: Tree) -> None:
     before = len(directory.events(tree.organization))
+    # Nothing is placed anew, so that a limit which was lowered since does not matter.
+    directory.write(
+        lambda tx: tx.connection.execute(update(Configuration).values(resource_depth_max=1))
+    )
     answer = directory.api.ResourceService.MoveResource(
         resource=by_id(tree.api), parent=by_id(tree.eng)
     )
     assert answer.resource == tree.api
     assert answer.consistency_token
+    same = directory.api.ResourceService.UpsertResource(
+        **key(tree.organization, "project", "api"), name="api", parent=by_id(tree.eng)
+    )
+    assert (same.resource, same.is_new) == (tree.api, False)
     assert directory.recorded(tree.organization, before) == []
 
 
