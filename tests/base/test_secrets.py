@@ -60,7 +60,8 @@ def spoiled() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("text", spoiled())
+# Made anew in every process: workers must agree on the names of tests.
+@pytest.mark.parametrize("text", spoiled(), ids=lambda _: "text")
 def test_a_malformed_secret_names_no_id(text: str) -> None:
     assert secrets.id_of(secrets.SERVICE_CREDENTIAL, ids.CREDENTIAL, text) is None
 

@@ -94,7 +94,10 @@ def test_on_reads_an_idempotency_key_means_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "user_1", ids.new(ids.ORGANIZATION), USER.lower(), USER + "\n", "\u202e" + USER]
+    "value",
+    ["", "user_1", ids.new(ids.ORGANIZATION), USER.lower(), USER + "\n", "\u202e" + USER],
+    # Made anew in every process: workers must agree on the names of tests.
+    ids=lambda _: "value",
 )
 def test_a_malformed_user_id_is_refused(value: str) -> None:
     assert refusal(("authz-on-behalf-of-user-id", value)) == "FIELD_INVALID"
