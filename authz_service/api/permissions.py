@@ -4,7 +4,7 @@ from authz_service.api import render
 from authz_service.api.listing import Listings
 from authz_service.api.mutation import Mutations
 from authz_service.domain import permissions
-from authz_service.domain.lifecycles import roles as lifecycle
+from authz_service.domain.lifecycles import permissions as lifecycle
 from authz_service.pb.authz.v1 import permissions_pb2 as pb
 from authz_service.rpc.call import Context
 from authz_service.storage.database import Database, Transaction
@@ -73,7 +73,7 @@ class PermissionServicer:
         self, request: pb.DeletePermissionRequest, context: Context
     ) -> pb.DeletePermissionResponse:
         def work(tx: Transaction) -> pb.DeletePermissionResponse:
-            lifecycle.delete_permission(
+            lifecycle.delete(
                 tx,
                 request.permission_slug,
                 cascade=request.cascade,

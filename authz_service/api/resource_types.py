@@ -66,7 +66,7 @@ class ResourceTypeServicer:
         self, request: pb.DeleteResourceTypeRequest, context: Context
     ) -> pb.DeleteResourceTypeResponse:
         def work(tx: Transaction) -> pb.DeleteResourceTypeResponse:
-            resource_types.remove(
+            resource_types.delete(
                 tx,
                 request.resource_type_slug,
                 etag=request.etag,

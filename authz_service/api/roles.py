@@ -3,17 +3,11 @@
 from authz_service.api import render
 from authz_service.api.listing import Listings
 from authz_service.api.mutation import Mutations
-from authz_service.base.consistency import ENVIRONMENT
-from authz_service.domain import roles
+from authz_service.domain import configuration, roles
 from authz_service.domain.lifecycles import roles as lifecycle
 from authz_service.pb.authz.v1 import roles_pb2 as pb
 from authz_service.rpc.call import Context
 from authz_service.storage.database import Database, Snapshot, Transaction
-
-
-def _message(snapshot: Snapshot, row: roles.AnyRole) -> pb.Role:
-    organization_id = "" if row.realm == ENVIRONMENT else row.realm
-    return pb.Role(**roles.seen(snapshot, [row], organization_id)[0])
 
 
 class RoleServicer:
@@ -35,35 +29,32 @@ class RoleServicer:
                 resource_type_slug=request.resource_type_slug,
                 permission_slugs=request.permission_slugs,
             )
-            return pb.CreateRoleResponse(role=_message(tx, row))
+            return pb.CreateRoleResponse(role=_role(tx, row, roles.organization_of(row)))
 
         return self._mutations.run(request, context, work)
 
     def GetRole(self, request: pb.GetRoleRequest, context: Context) -> pb.GetRoleResponse:
-        chosen = render.required_oneof(request, "role")
+        if render.required_oneof(request, "role") == "key":
+            named = {"organization_id": request.key.organization_id, "slug": request.key.slug}
+        else:
+            named = {"role_id": request.role_id}
         with self._database.snapshot(context.actor) as snapshot:
-            if chosen == "key":
-                organization_id = request.key.organization_id
-                row = roles.find(snapshot, organization_id=organization_id, slug=request.key.slug)
-                return pb.GetRoleResponse(
-                    role=pb.Role(**roles.seen(snapshot, [row], organization_id)[0])
-                )
-            row = roles.find(snapshot, role_id=request.role_id)
-            return pb.GetRoleResponse(role=_message(snapshot, row))
+            row = roles.get(snapshot, **named)
+            role = _role(snapshot, row, request.key.organization_id or roles.organization_of(row))
+        return pb.GetRoleResponse(role=role)
 
     def ListRoles(self, request: pb.ListRolesRequest, context: Context) -> pb.ListRolesResponse:
         listing = self._listings.open(request, context)
         with self._database.snapshot(context.actor) as snapshot:
-            rows, after, total = roles.page(
+            listed, after, total = roles.page(
                 snapshot,
                 organization_id=request.organization_id,
                 resource_type_slug=request.resource_type_slug,
-                page=listing.page,
                 include_total=request.include_total_size,
+                page=listing.page,
             )
-            views = roles.seen(snapshot, rows, request.organization_id)
         return pb.ListRolesResponse(
-            roles=[pb.Role(**view) for view in views],
+            roles=[pb.Role(**role) for role in listed],
             next_page_token=listing.token(after),
             total_size=total,
         )
@@ -74,7 +65,7 @@ class RoleServicer:
 
         def work(tx: Transaction) -> pb.UpdateRoleResponse:
             row = roles.update(tx, role_id, changes, etag=request.role.etag)
-            return pb.UpdateRoleResponse(role=_message(tx, row))
+            return pb.UpdateRoleResponse(role=_role(tx, row, roles.organization_of(row)))
 
         return self._mutations.run(request, context, work)
 
@@ -85,7 +76,7 @@ class RoleServicer:
             row = roles.set_permissions(
                 tx, request.role_id, request.permission_slugs, etag=request.etag
             )
-            return pb.SetRolePermissionsResponse(role=_message(tx, row))
+            return pb.SetRolePermissionsResponse(role=_role(tx, row, roles.organization_of(row)))
 
         return self._mutations.run(request, context, work)
 
@@ -96,7 +87,7 @@ class RoleServicer:
             row = roles.add_permissions(
                 tx, request.role_id, request.permission_slugs, etag=request.etag
             )
-            return pb.AddRolePermissionsResponse(role=_message(tx, row))
+            return pb.AddRolePermissionsResponse(role=_role(tx, row, roles.organization_of(row)))
 
         return self._mutations.run(request, context, work)
 
@@ -107,13 +98,13 @@ class RoleServicer:
             row = roles.remove_permissions(
                 tx, request.role_id, request.permission_slugs, etag=request.etag
             )
-            return pb.RemoveRolePermissionsResponse(role=_message(tx, row))
+            return pb.RemoveRolePermissionsResponse(role=_role(tx, row, roles.organization_of(row)))
 
         return self._mutations.run(request, context, work)
 
     def DeleteRole(self, request: pb.DeleteRoleRequest, context: Context) -> pb.DeleteRoleResponse:
         def work(tx: Transaction) -> pb.DeleteRoleResponse:
-            counts = lifecycle.delete_role(
+            counts = lifecycle.delete(
                 tx,
                 request.role_id,
                 replacement_role_slug=request.replacement_role_slug,
@@ -123,3 +114,9 @@ class RoleServicer:
             return pb.DeleteRoleResponse(replaced_counts=counts)
 
         return self._mutations.run(request, context, work)
+
+
+def _role(snapshot: Snapshot, row: roles.AnyRole, organization_id: str) -> pb.Role:
+    """Returns a role as an organization sees it; as the deployment does, if none is named."""
+    order = configuration.role_order(snapshot, organization_id)
+    return pb.Role(**roles.views(snapshot, [row], order)[0])

@@ -4,7 +4,7 @@ What changes them is in ``lifecycles/configuration.py``: it relies on roles and 
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row, select
 
@@ -16,6 +16,18 @@ from authz_service.storage.tables import Configuration, OrganizationConfiguratio
 
 # The type whose roles are organization-level (product.md 2.1).
 ORGANIZATION_TYPE = "organization"
+
+
+class RoleOrder(NamedTuple):
+    """How the roles of type organization look from an organization, or from the deployment.
+
+    Attributes:
+        role_ids: Highest priority first.
+        default_role_id: The one given where none is named.
+    """
+
+    role_ids: list[str]
+    default_role_id: str
 
 
 def view(snapshot: Snapshot, row: Configuration | Row[Any]) -> dict[str, Any]:
@@ -76,9 +88,24 @@ def role_priority(snapshot: Snapshot, organization_id: str = "") -> list[str]:
     Args:
         organization_id: Its own roles take part; empty = the environment roles alone.
     """
+    return role_order(snapshot, organization_id).role_ids
+
+
+def role_order(snapshot: Snapshot, organization_id: str = "") -> RoleOrder:
+    """Returns how roles of type organization look from an organization, in three statements.
+
+    Args:
+        organization_id: Its own roles take part; empty = the environment roles alone.
+    """
+    settings = current(snapshot)
+    known = role_slugs(snapshot, organization_id)
     if not organization_id:
-        return _ordered(current(snapshot).role_priority, list(role_slugs(snapshot)))
-    return role_priorities(snapshot, [organization_id])[organization_id]
+        return RoleOrder(_ordered(settings.role_priority, list(known)), settings.default_role_id)
+    own = organization(snapshot, organization_id)
+    return RoleOrder(
+        _order_of(own.role_priority, settings.role_priority, list(known)),
+        own.default_role_id or settings.default_role_id,
+    )
 
 
 def role_priorities(
@@ -94,10 +121,7 @@ def role_priorities(
     found = {}
     for organization_id in organization_ids:
         roles = [*by_realm[ENVIRONMENT], *by_realm[organization_id]]
-        if own.get(organization_id):
-            found[organization_id] = _ordered(own[organization_id], sorted(roles))
-        else:
-            found[organization_id] = _ordered(deployment, roles)
+        found[organization_id] = _order_of(own.get(organization_id), deployment, roles)
     return found
 
 
@@ -121,6 +145,17 @@ def _roles(snapshot: Snapshot, organization_ids: Collection[str]) -> dict[str, d
     for realm, role_id, slug in snapshot.connection.execute(statement):
         by_realm[realm][role_id] = slug
     return by_realm
+
+
+def _order_of(
+    own: Collection[str] | None, deployment: Collection[str], existing: list[str]
+) -> list[str]:
+    """Returns an organization's order: its own one, else the deployment's and then its own roles.
+
+    Args:
+        existing: The environment roles and then its own ones, each oldest first.
+    """
+    return _ordered(own, sorted(existing)) if own else _ordered(deployment, existing)
 
 
 def _ordered(order: Collection[str], existing: list[str]) -> list[str]:

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select
+from sqlalchemy import ColumnElement, Row, Select, and_, distinct, func, insert, or_, select
+from sqlalchemy import delete as sql_delete
+from sqlalchemy.orm import aliased
 
 from authz_service.base import errors, ids, slugs
 from authz_service.base.clock import to_datetime
@@ -23,42 +25,51 @@ from authz_service.storage.tables import (
 )
 
 ORGANIZATION_TYPE = "organization"
+UPDATABLE = ("name", "description", "parent_type_slugs")
+
+
+# --- the types and what lies below them ----------------------------------------------------------
 
 
 def parents(snapshot: Snapshot) -> dict[str, set[str]]:
-    """Returns every type's parent types, in one statement; there are at most a few hundred."""
+    """Returns every type with its parent types, in one statement: there are a few hundred."""
     found: dict[str, set[str]] = {}
     for slug, parent in snapshot.connection.execute(
         select(ResourceType.slug, ResourceTypeParent.parent_slug).outerjoin(
             ResourceTypeParent, ResourceTypeParent.slug == ResourceType.slug
         )
     ):
-        found.setdefault(slug, set())
+        above = found.setdefault(slug, set())
         if parent is not None:
-            found[slug].add(parent)
+            above.add(parent)
     return found
 
 
 def descendants(snapshot: Snapshot, slug: str) -> set[str]:
-    """Returns the child types of a type, their child types, and so on (M2)."""
-    return below(parents(snapshot), slug)
+    """Returns the child types of a type, their child types, and so on (M2).
+
+    The type itself is among them only if it names itself as a parent.
+    """
+    return _below(parents(snapshot), slug)
 
 
-def below(parents_of: Mapping[str, Collection[str]], slug: str) -> set[str]:
-    """Returns the descendants of a type among types whose parents are given."""
+def _below(parents_of: Mapping[str, Collection[str]], slug: str) -> set[str]:
     found: set[str] = set()
     left = [slug]
     while left:
-        current = left.pop()
+        parent = left.pop()
         for child, above in parents_of.items():
-            if current in above and child not in found:
+            if parent in above and child not in found:
                 found.add(child)
                 left.append(child)
     return found
 
 
+# --- what callers and events see -----------------------------------------------------------------
+
+
 def view(row: ResourceType | Row[Any], parent_slugs: Iterable[str]) -> dict[str, Any]:
-    """Returns the type as callers and events see it."""
+    """Returns the resource type as callers and events see it."""
     return {
         "id": row.id,
         "slug": row.slug,
@@ -77,17 +88,16 @@ def not_found(key: str, slug: str) -> errors.NotFound:
     return errors.NotFound("RESOURCE_TYPE_NOT_FOUND", "no such resource type", metadata={key: slug})
 
 
-def require(snapshot: Snapshot, slug: str, *, key: str = "resource_type_slug") -> None:
+# --- reads ---------------------------------------------------------------------------------------
+
+
+def require(snapshot: Snapshot, slug: str) -> None:
     """Refuses a type that does not exist.
 
     Raises:
         NotFound: RESOURCE_TYPE_NOT_FOUND.
     """
-    found = snapshot.connection.execute(
-        select(ResourceType.slug).where(ResourceType.slug == slug)
-    ).one_or_none()
-    if found is None:
-        raise not_found(key, slug)
+    require_all(snapshot, [slug])
 
 
 def require_all(snapshot: Snapshot, type_slugs: Sequence[str]) -> None:
@@ -98,7 +108,7 @@ def require_all(snapshot: Snapshot, type_slugs: Sequence[str]) -> None:
     """
     known = set(
         snapshot.connection.execute(
-            select(ResourceType.slug).where(ResourceType.slug.in_(type_slugs))
+            select(ResourceType.slug).where(snapshot.dialect.among(ResourceType.slug, type_slugs))
         ).scalars()
     )
     for slug in type_slugs:
@@ -106,57 +116,8 @@ def require_all(snapshot: Snapshot, type_slugs: Sequence[str]) -> None:
             raise not_found("resource_type_slug", slug)
 
 
-def create(
-    tx: Transaction,
-    *,
-    slug: str,
-    name: str,
-    description: str = "",
-    parent_type_slugs: Sequence[str],
-) -> dict[str, Any]:
-    """Creates a resource type and returns its view.
-
-    Raises:
-        PermissionDenied: ORGANIZATION_RESTRICTED.
-        InvalidArgument: FIELD_REQUIRED, FIELD_INVALID, REQUEST_TOO_LARGE, RESOURCE_TYPE_CYCLE.
-        AlreadyExists: SLUG_TAKEN.
-        NotFound: RESOURCE_TYPE_NOT_FOUND for a parent.
-        ResourceExhausted: LIMIT_REACHED (resource_types).
-    """
-    tx.actor.require_unrestricted()
-    slug = slugs.type_slug("slug", slug)
-    name = slugs.short_name("name", name)
-    description = slugs.description("description", description)
-    _check_count(parent_type_slugs, "parent_type_slugs")
-    realms.lock(tx, environment=True)
-    known = parents(tx)
-    if slug in known:
-        raise errors.AlreadyExists("SLUG_TAKEN", "the slug is in use", metadata={"field": "slug"})
-    above = _judged(slug, parent_type_slugs, known)
-    # The built-in type does not count.
-    if len(known) - 1 >= tx.limits.resource_types_max:
-        raise errors.limit_reached("resource_types", maximum=tx.limits.resource_types_max)
-    row = tx.add(
-        ResourceType(
-            slug=slug,
-            id=ids.new(ids.RESOURCE_TYPE),
-            name=name,
-            description=description,
-            is_built_in=False,
-            **events.stamp(tx, ENVIRONMENT),
-        )
-    )
-    tx.connection.execute(
-        insert(ResourceTypeParent),
-        [{"slug": slug, "parent_slug": parent} for parent in sorted(above)],
-    )
-    made = view(row, above)
-    _record(tx, "resource_type.created", row, made)
-    return made
-
-
 def get(snapshot: Snapshot, slug: str) -> dict[str, Any]:
-    """Returns one type's view.
+    """Returns one resource type as callers see it.
 
     Raises:
         NotFound: RESOURCE_TYPE_NOT_FOUND.
@@ -170,15 +131,73 @@ def get(snapshot: Snapshot, slug: str) -> dict[str, Any]:
 
 
 def page(snapshot: Snapshot, *, page: Page) -> tuple[list[dict[str, Any]], Cursor | None]:
-    """Returns one page of types, newest first."""
+    """Returns one page of the resource types as callers see them, newest first."""
     statement = select(*ResourceType.__table__.columns)
     rows, after = paging.newest_first(snapshot, statement, ResourceType.id, page)
     above = parents(snapshot)
     return [view(row, above[row.slug]) for row in rows], after
 
 
+# --- writes --------------------------------------------------------------------------------------
+
+
+def create(
+    tx: Transaction,
+    *,
+    slug: str,
+    name: str,
+    description: str = "",
+    parent_type_slugs: Sequence[str],
+) -> dict[str, Any]:
+    """Creates a resource type.
+
+    Args:
+        parent_type_slugs: 1 to 10 types; its own may be among them if another one is, too.
+
+    Returns:
+        The resource type as callers see it.
+
+    Raises:
+        PermissionDenied: ORGANIZATION_RESTRICTED.
+        NotFound: RESOURCE_TYPE_NOT_FOUND (a parent type).
+        InvalidArgument: FIELD_REQUIRED, FIELD_INVALID, REQUEST_TOO_LARGE, RESOURCE_TYPE_CYCLE.
+        AlreadyExists: SLUG_TAKEN.
+        ResourceExhausted: LIMIT_REACHED (resource_types).
+    """
+    tx.actor.require_unrestricted()
+    slug = slugs.type_slug("slug", slug)
+    name = slugs.short_name("name", name)
+    description = slugs.description("description", description)
+    if not parent_type_slugs:
+        raise errors.field_required("parent_type_slugs")
+    _refuse_many_parents("parent_type_slugs", parent_type_slugs)
+    realms.lock(tx, environment=True)
+    known = parents(tx)
+    _require_parents(slug, parent_type_slugs, known)
+    _refuse_cycle(slug, parent_type_slugs, known)
+    if slug in known:
+        raise errors.AlreadyExists("SLUG_TAKEN", "the slug is in use", metadata={"field": "slug"})
+    # The built-in type is nobody's and does not count.
+    if len(known) > tx.limits.resource_types_max:
+        raise errors.limit_reached("resource_types", maximum=tx.limits.resource_types_max)
+    row = tx.add(
+        ResourceType(
+            slug=slug,
+            id=ids.new(ids.RESOURCE_TYPE),
+            name=name,
+            description=description,
+            is_built_in=False,
+            **events.stamp(tx, ENVIRONMENT),
+        )
+    )
+    _insert_parents(tx, slug, set(parent_type_slugs))
+    seen = view(row, set(parent_type_slugs))
+    _record(tx, "resource_type.created", seen)
+    return seen
+
+
 def for_update(tx: Transaction, slug: str) -> ResourceType:
-    """Locks the environment and returns a type's row.
+    """Locks the environment and returns the row of a type.
 
     Raises:
         NotFound: RESOURCE_TYPE_NOT_FOUND.
@@ -193,57 +212,64 @@ def for_update(tx: Transaction, slug: str) -> ResourceType:
 def update(
     tx: Transaction, slug: str, changes: Mapping[str, Any], *, etag: str = ""
 ) -> dict[str, Any]:
-    """Applies name, description and parent_type_slugs; returns the view.
+    """Applies new values; equal ones change nothing and record no event.
+
+    Args:
+        changes: From ``UPDATABLE``; parent types count at once (RS6).
+
+    Returns:
+        The resource type as callers see it.
 
     Raises:
         PermissionDenied: ORGANIZATION_RESTRICTED.
-        NotFound: RESOURCE_TYPE_NOT_FOUND.
-        InvalidArgument: FIELD_REQUIRED, FIELD_INVALID, REQUEST_TOO_LARGE, RESOURCE_TYPE_CYCLE.
+        NotFound: RESOURCE_TYPE_NOT_FOUND (the type, a parent type).
+        InvalidArgument: FIELD_INVALID, REQUEST_TOO_LARGE, RESOURCE_TYPE_CYCLE.
         FailedPrecondition: RESOURCE_TYPE_BUILT_IN, RESOURCE_TYPE_IN_USE.
         Aborted: ETAG_MISMATCH.
     """
     tx.actor.require_unrestricted()
-    if "parent_type_slugs" in changes:
-        _check_count(changes["parent_type_slugs"], "resource_type.parent_type_slugs")
-    row = for_update(tx, slug)
-    events.check_etag(row, etag)
-    known = parents(tx)
-    before = view(row, known[slug])
-    above = known[slug]
-    if "parent_type_slugs" in changes:
-        _refuse_built_in(row)
-        above = _judged(slug, changes["parent_type_slugs"], known)
-        _refuse_removal(tx, slug, known, above)
+    changes = dict(changes)
     if "name" in changes:
-        row.name = slugs.short_name("resource_type.name", changes["name"])
+        given = slugs.not_cleared("resource_type.name", changes["name"])
+        changes["name"] = slugs.short_name("resource_type.name", given)
     if "description" in changes:
-        row.description = slugs.description("resource_type.description", changes["description"])
-    if view(row, above) == before:
+        field = "resource_type.description"
+        changes["description"] = slugs.description(field, changes["description"])
+    wanted = changes.pop("parent_type_slugs", None)
+    if wanted is not None:
+        if not wanted:
+            raise errors.field_invalid("resource_type.parent_type_slugs", "may not be empty")
+        _refuse_many_parents("resource_type.parent_type_slugs", wanted)
+    row = for_update(tx, slug)
+    known = parents(tx)
+    former = present = known[slug]
+    if wanted is not None:
+        _require_parents(slug, wanted, known)
+        _refuse_built_in(row)
+    events.check_etag(row, etag)
+    before = view(row, former)
+    if wanted is not None:
+        _refuse_cycle(slug, wanted, known)
+        present = set(wanted)
+        _refuse_used_parents(tx, slug, known, present)
+    for name, value in changes.items():
+        setattr(row, name, value)
+    if view(row, present) == before:
         return before
-    tx.connection.execute(
-        delete(ResourceTypeParent).where(
-            ResourceTypeParent.slug == slug,
-            ResourceTypeParent.parent_slug.in_(known[slug] - above),
-        )
-    )
-    added = sorted(above - known[slug])
-    if added:
-        tx.connection.execute(
-            insert(ResourceTypeParent), [{"slug": slug, "parent_slug": each} for each in added]
-        )
+    _replace_parents(tx, slug, former, present)
     events.touch(tx, ENVIRONMENT, row)
-    after = view(row, above)
-    _record(tx, "resource_type.updated", row, after, before)
+    after = view(row, present)
+    _record(tx, "resource_type.updated", after, before=before)
     return after
 
 
-def remove(tx: Transaction, slug: str, *, etag: str = "", allow_missing: bool = False) -> None:
-    """Deletes a type that nothing uses.
+def delete(tx: Transaction, slug: str, *, etag: str = "", allow_missing: bool = False) -> None:
+    """Deletes a resource type that nothing uses.
 
     Raises:
         PermissionDenied: ORGANIZATION_RESTRICTED.
         NotFound: RESOURCE_TYPE_NOT_FOUND, unless ``allow_missing``.
-        FailedPrecondition: RESOURCE_TYPE_BUILT_IN, RESOURCE_TYPE_IN_USE with counts.
+        FailedPrecondition: RESOURCE_TYPE_BUILT_IN, RESOURCE_TYPE_IN_USE.
         Aborted: ETAG_MISMATCH.
     """
     tx.actor.require_unrestricted()
@@ -253,35 +279,64 @@ def remove(tx: Transaction, slug: str, *, etag: str = "", allow_missing: bool = 
         if allow_missing:
             return
         raise
-    events.check_etag(row, etag)
     _refuse_built_in(row)
+    events.check_etag(row, etag)
     known = parents(tx)
-    counts = {
-        kind: tx.connection.execute(
-            select(func.count()).select_from(
-                select(table.resource_type_slug)
-                .where(table.resource_type_slug == slug)
-                .limit(limits.CASCADE_RESOURCES_MAX)
-                .subquery()
-            )
-        ).scalar_one()
-        for kind, table in (("resources", Resource), ("roles", Role), ("permissions", Permission))
-    }
-    counts["resource_types"] = sum(slug in above for child, above in known.items() if child != slug)
-    if any(counts.values()):
-        raise _in_use(counts)
-    _record(tx, "resource_type.deleted", row, view(row, known[slug]))
-    tx.connection.execute(delete(ResourceTypeParent).where(ResourceTypeParent.slug == slug))
+    _refuse_in_use(
+        {
+            "resource": _count(tx, select(Resource.id).where(Resource.resource_type_slug == slug)),
+            "role": _count(tx, select(Role.id).where(Role.resource_type_slug == slug)),
+            "permission": _count(
+                tx, select(Permission.id).where(Permission.resource_type_slug == slug)
+            ),
+            "resource_type": sum(child != slug and slug in above for child, above in known.items()),
+        }
+    )
+    _record(tx, "resource_type.deleted", view(row, known[slug]))
+    _replace_parents(tx, slug, known[slug], set())
     tx.session.delete(row)
     tx.session.flush()
 
 
-def _in_use(counts: Mapping[str, int]) -> errors.FailedPrecondition:
-    return errors.FailedPrecondition(
-        "RESOURCE_TYPE_IN_USE",
-        "the type is in use",
-        metadata={kind: count for kind, count in counts.items() if count},
-    )
+# --- rules ---------------------------------------------------------------------------------------
+
+
+def _refuse_many_parents(field: str, parent_slugs: Sequence[str]) -> None:
+    if len(parent_slugs) > limits.TYPE_PARENTS_MAX:
+        raise errors.request_too_large(
+            field, maximum=limits.TYPE_PARENTS_MAX, actual=len(parent_slugs)
+        )
+
+
+def _require_parents(
+    slug: str, parent_slugs: Sequence[str], known: Mapping[str, Collection[str]]
+) -> None:
+    for parent in parent_slugs:
+        # The type itself exists, or is about to.
+        if parent not in known and parent != slug:
+            raise not_found("parent_type_slug", parent)
+
+
+def _refuse_cycle(
+    slug: str, parent_slugs: Sequence[str], known: Mapping[str, Collection[str]]
+) -> None:
+    """Refuses parent types that do not lead to organization (M2).
+
+    Every other type leads there already, so this one does through any parent that is not below it.
+
+    Raises:
+        InvalidArgument: RESOURCE_TYPE_CYCLE, with the first parent type that leads back.
+    """
+    below = _below(known, slug) - {slug}
+    leading_back = [parent for parent in parent_slugs if parent in below]
+    if not leading_back and set(parent_slugs) == {slug}:
+        leading_back = [slug]
+    if leading_back:
+        raise errors.InvalidArgument(
+            "RESOURCE_TYPE_CYCLE",
+            "following parent types from any type ends at organization",
+            metadata={"resource_type": slug, "parent_type": leading_back[0]},
+        )
 
 
 def _refuse_built_in(row: ResourceType) -> None:
@@ -291,73 +346,99 @@ def _refuse_built_in(row: ResourceType) -> None:
         )
 
 
-def _check_count(parent_slugs: Sequence[str], field: str) -> None:
-    if not parent_slugs:
-        raise errors.field_required(field)
-    if len(parent_slugs) > limits.TYPE_PARENTS_MAX:
-        raise errors.request_too_large(
-            field, maximum=limits.TYPE_PARENTS_MAX, actual=len(parent_slugs)
-        )
-
-
-def _judged(slug: str, parent_slugs: Sequence[str], known: Mapping[str, set[str]]) -> set[str]:
-    """Returns the parents as a set after judging them by M2."""
-    above = set(parent_slugs)
-    for parent in parent_slugs:
-        if parent not in known and parent != slug:
-            raise not_found("parent_type_slugs", parent)
-    result = {**known, slug: above}
-    # A type may name itself if it names another one too, and lies below nothing that lies below it.
-    others = above - {slug}
-    if not others or not others.isdisjoint(below({**result, slug: others}, slug)):
-        raise errors.InvalidArgument(
-            "RESOURCE_TYPE_CYCLE",
-            "the parent types of every type end at organization",
-            metadata={"resource_type": slug, "parent_type": ",".join(sorted(above))},
-        )
-    return above
-
-
-def _refuse_removal(
-    tx: Transaction, slug: str, known: Mapping[str, set[str]], above: set[str]
+def _refuse_used_parents(
+    tx: Transaction, slug: str, known: Mapping[str, set[str]], present: set[str]
 ) -> None:
-    """Refuses to take a parent type away while something relies on it (RS6)."""
-    removed = known[slug] - above
+    """Refuses to take away a parent type that a resource or a role relies on (RS6).
+
+    The environment is held alone, and whoever places a resource or fills a role holds it shared.
+
+    Raises:
+        FailedPrecondition: RESOURCE_TYPE_IN_USE.
+    """
+    removed = known[slug] - present
     if not removed:
         return
-    parent = Resource.__table__.alias("parent")
-    child = Resource.__table__.alias("child")
-    resources = tx.connection.execute(
-        select(func.count()).select_from(
-            select(child.c.id)
-            .join(parent, parent.c.id == child.c.parent_id)
-            .where(child.c.resource_type_slug == slug, parent.c.resource_type_slug.in_(removed))
-            .limit(limits.CASCADE_RESOURCES_MAX)
-            .subquery()
-        )
-    ).scalar_one()
-    result = {**known, slug: above}
-    pairs = tx.connection.execute(
-        select(Role.id, Role.resource_type_slug, Permission.resource_type_slug)
+    parent = aliased(Resource, name="parent")
+    placed = (
+        select(Resource.id)
+        .join(parent, parent.id == Resource.parent_id)
+        .where(Resource.resource_type_slug == slug, parent.resource_type_slug.in_(removed))
+    )
+    _refuse_in_use(
+        {
+            "resource": _count(tx, placed),
+            "role": _count_roles_out_of_scope(tx, known, {**known, slug: present}),
+        }
+    )
+
+
+def _count_roles_out_of_scope(
+    tx: Transaction, former: Mapping[str, set[str]], present: Mapping[str, set[str]]
+) -> int:
+    """Returns how many roles contain a permission that M7 allows under the former parents only."""
+    lost: list[ColumnElement[bool]] = []
+    for slug in former:
+        out_of_scope = _below(former, slug) - _below(present, slug) - {slug}
+        if out_of_scope:
+            lost.append(
+                and_(
+                    Role.resource_type_slug == slug,
+                    Permission.resource_type_slug.in_(out_of_scope),
+                )
+            )
+    if not lost:
+        return 0
+    return tx.connection.execute(
+        select(func.count(distinct(Role.id)))
         .join(RolePermission, RolePermission.role_id == Role.id)
         .join(Permission, Permission.slug == RolePermission.permission_slug)
-        .distinct()
-    ).all()
-    scopes = {role_type: {role_type} | below(result, role_type) for role_type in result}
-    roles = {
-        role_id
-        for role_id, role_type, permission_type in pairs
-        if permission_type not in scopes[role_type]
-    }
-    if resources or roles:
-        raise _in_use({"resources": resources, "roles": len(roles)})
+        .where(or_(*lost))
+    ).scalar_one()
+
+
+def _refuse_in_use(counts: Mapping[str, int]) -> None:
+    if any(counts.values()):
+        raise errors.FailedPrecondition(
+            "RESOURCE_TYPE_IN_USE",
+            "resources, roles, permissions or other types rely on it",
+            metadata={kind: count for kind, count in counts.items() if count},
+        )
+
+
+def _count(tx: Transaction, statement: Select[Any]) -> int:
+    """Returns how many there are, up to what any total counts: it is only told."""
+    counted = statement.limit(tx.limits.total_size_max).subquery()
+    return tx.connection.execute(select(func.count()).select_from(counted)).scalar_one()
+
+
+# --- rows and events -----------------------------------------------------------------------------
+
+
+def _replace_parents(tx: Transaction, slug: str, former: set[str], present: set[str]) -> None:
+    if former - present:
+        tx.connection.execute(
+            sql_delete(ResourceTypeParent).where(
+                ResourceTypeParent.slug == slug,
+                ResourceTypeParent.parent_slug.in_(former - present),
+            )
+        )
+    _insert_parents(tx, slug, present - former)
+
+
+def _insert_parents(tx: Transaction, slug: str, parent_slugs: Collection[str]) -> None:
+    if parent_slugs:
+        tx.connection.execute(
+            insert(ResourceTypeParent),
+            [{"slug": slug, "parent_slug": parent} for parent in sorted(parent_slugs)],
+        )
 
 
 def _record(
     tx: Transaction,
     kind: str,
-    row: ResourceType,
-    data: Mapping[str, Any],
+    seen: Mapping[str, Any],
+    *,
     before: Mapping[str, Any] | None = None,
 ) -> None:
     events.record(
@@ -365,9 +446,9 @@ def _record(
         kind,
         realm=ENVIRONMENT,
         target_type="resource_type",
-        target_id=row.id,
-        data=data,
-        previous=events.changes(before, data) if before else None,
-        # No fact reads types: they only say what may be written.
+        target_id=seen["id"],
+        data=seen,
+        previous=events.changes(before, seen) if before else None,
+        # No fact reads which types there are: they only say what may be written.
         tags=(),
     )

@@ -75,7 +75,7 @@ def test_default_role_of_an_organization_is_a_role_that_stays(
             lambda tx, slug=slug: lifecycle.update_organization(
                 tx, acme, {"default_role_slug": slug}
             ),
-            lambda tx, role_id=role_id: role_lifecycle.delete_role(tx, role_id),
+            lambda tx, role_id=role_id: role_lifecycle.delete(tx, role_id),
         )
         assert reasons in (["", "ROLE_IS_DEFAULT"], ["ROLE_NOT_FOUND", ""])
 

@@ -157,7 +157,7 @@ def test_deleted_role_is_assigned_to_nobody(database: Database, acme: str) -> No
         reasons = race(
             database,
             lambda tx, of=of: role_assignments.create(tx, of.entry()),
-            lambda tx, of=of: role_lifecycle.delete_role(tx, of.role_id),
+            lambda tx, of=of: role_lifecycle.delete(tx, of.role_id),
         )
         assert reasons in (["", "ROLE_IN_USE"], ["", "CONFLICT"], ["ROLE_NOT_FOUND", ""])
         assert len(stored(database, of)) == (reasons[0] == "")

@@ -54,20 +54,6 @@ def record_deleted(tx: Transaction, rows: Sequence[Row[Any]], *, tags: Iterable[
         )
 
 
-def record_updated(tx: Transaction, assignment_id: str, *, tags: Iterable[str]) -> None:
-    """Records that a role assignment has another role or end now."""
-    (row,) = unexpired(tx, RoleAssignment.id == assignment_id)
-    events.record(
-        tx,
-        "role_assignment.updated",
-        realm=row.organization_id,
-        target_type="role_assignment",
-        target_id=row.id,
-        data=_seen(tx, row),
-        tags=tuple(tags),
-    )
-
-
 def _seen(tx: Transaction, row: Row[Any]) -> dict[str, Any]:
     """Returns an assignment as it was read, with the names of what may be gone by now."""
     place = role_assignments.Place(

@@ -1,7 +1,7 @@
 """Changes of settings, which roles and memberships depend on (product.md RO3 to RO5, LO1)."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, func, select
@@ -9,8 +9,8 @@ from sqlalchemy import Row, bindparam, delete, func, select
 from authz_service.base import errors, slugs
 from authz_service.base.clock import to_datetime
 from authz_service.base.consistency import ENVIRONMENT
-from authz_service.base.pages import PAGE_SIZE_MAX
 from authz_service.domain import configuration, events, memberships, organizations, roles
+from authz_service.domain.lifecycles import own_roles
 from authz_service.engine import limits, tags
 from authz_service.storage import realms
 from authz_service.storage.database import Transaction
@@ -95,7 +95,7 @@ def update(
         # No fact reads a setting; but a collapse changes the grants of memberships anywhere.
         tags=(tags.ENVIRONMENT_DEFINITIONS,) if several else (),
     )
-    _record_collapsed(tx, former_views)
+    own_roles.record_changed(tx, former_views)
     return after
 
 
@@ -311,10 +311,7 @@ def _collapse(tx: Transaction, several: Sequence[Row[str, str]]) -> dict[str, di
     Returns:
         Id to the membership as it was, in the order of ``several``.
     """
-    former: dict[str, dict[str, Any]] = {}
-    for some in _chunks(several):
-        seen = memberships.views_by_id(tx, some)
-        former.update((membership_id, seen[membership_id]) for membership_id in some)
+    former = own_roles.seen(tx, [row.membership_id for row in several])
     kept = _kept_roles(tx, several)
     if kept:
         tx.connection.execute(
@@ -335,7 +332,7 @@ def _kept_roles(tx: Transaction, several: Sequence[Row[str, str]]) -> dict[str, 
         for organization_id, order in orders.items()
     }
     ranked: dict[str, list[tuple[bool, int, str]]] = defaultdict(list)
-    for some in _chunks(several):
+    for some in own_roles.chunks([row.membership_id for row in several]):
         held = select(*MembershipRole.__table__.columns).where(
             tx.dialect.among(MembershipRole.membership_id, some)
         )
@@ -348,41 +345,3 @@ def _kept_roles(tx: Transaction, several: Sequence[Row[str, str]]) -> dict[str, 
                 )
             )
     return {membership_id: min(held)[2] for membership_id, held in ranked.items()}
-
-
-def _record_collapsed(tx: Transaction, former: Mapping[str, dict[str, Any]]) -> None:
-    """Records what became of memberships, each in its organization."""
-    membership_ids = list(former)
-    for start in range(0, len(membership_ids), PAGE_SIZE_MAX):
-        some = membership_ids[start : start + PAGE_SIZE_MAX]
-        rows = {
-            row.id: row
-            for row in tx.session.scalars(
-                select(Membership).where(tx.dialect.among(Membership.id, some))
-            )
-        }
-        seen = memberships.views_by_id(tx, some)
-        for membership_id in some:
-            row = rows[membership_id]
-            events.touch(tx, row.organization_id, row)
-            after = seen[membership_id] | {
-                "updated_at": to_datetime(row.updated_at),
-                "etag": events.etag(row),
-            }
-            events.record(
-                tx,
-                "organization_membership.updated",
-                realm=row.organization_id,
-                target_type="organization_membership",
-                target_id=membership_id,
-                data=after,
-                previous=events.changes(former[membership_id], after),
-                # The environment's tag, marked with the setting, is in every fact about grants.
-                tags=(),
-            )
-
-
-def _chunks(several: Sequence[Row[str, str]]) -> Iterator[list[str]]:
-    """Yields the memberships' ids, a page at a time, as ``memberships.views`` takes them."""
-    for start in range(0, len(several), PAGE_SIZE_MAX):
-        yield [row.membership_id for row in several[start : start + PAGE_SIZE_MAX]]

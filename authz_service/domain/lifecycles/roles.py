@@ -1,31 +1,30 @@
-"""What the deletion of a role or a permission changes elsewhere (product.md RO7, RS7)."""
+"""What a deleted role hands over to its replacement (product.md RO7)."""
 
-import contextlib
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import update as sql_update
+from sqlalchemy.orm import aliased
 
-from authz_service.base import errors
+from authz_service.base import errors, slugs
 from authz_service.base.consistency import ENVIRONMENT
-from authz_service.domain import configuration, events, memberships, permissions, roles
-from authz_service.domain.lifecycles import assignments
-from authz_service.engine import limits, tags
+from authz_service.domain import configuration, events, memberships, role_assignments, roles
+from authz_service.domain.lifecycles import own_roles
+from authz_service.engine import limits
 from authz_service.storage import realms
 from authz_service.storage.database import Transaction
 from authz_service.storage.tables import (
     Configuration,
-    Membership,
     MembershipRole,
     OrganizationConfiguration,
     Role,
     RoleAssignment,
-    RolePermission,
 )
 
 
-def delete_role(
+def delete(
     tx: Transaction,
     role_id: str,
     *,
@@ -33,297 +32,270 @@ def delete_role(
     etag: str = "",
     allow_missing: bool = False,
 ) -> dict[str, int]:
-    """Deletes a role; all its uses switch to the replacement, if one is named (RO7).
+    """Deletes a role; whoever holds it holds the replacement afterwards, where one is named.
 
     Returns:
-        How many uses switched, by kind.
+        How many uses went over to the replacement, by kind; kinds without any are left out.
 
     Raises:
         NotFound: ROLE_NOT_FOUND, unless ``allow_missing``.
         PermissionDenied: ORGANIZATION_RESTRICTED.
+        InvalidArgument: FIELD_INVALID, REPLACEMENT_ROLE_INVALID.
         FailedPrecondition: ROLE_IS_DEFAULT, ROLE_IN_USE, LAST_OWNER.
-        InvalidArgument: REPLACEMENT_ROLE_INVALID.
-        ResourceExhausted: LIMIT_REACHED (uses).
-        Aborted: ETAG_MISMATCH, CONFLICT.
+        Aborted: ETAG_MISMATCH.
+        ResourceExhausted: LIMIT_REACHED (replaced_uses).
     """
+    if replacement_role_slug:
+        slugs.role_slug("replacement_role_slug", replacement_role_slug)
     try:
-        realm = roles.find(tx, role_id=role_id).realm
+        row = roles.for_update(tx, role_id)
     except errors.NotFound:
         if allow_missing:
             return {}
         raise
-    is_environment = realm == ENVIRONMENT
-    if is_environment:
-        tx.actor.require_unrestricted()
-    users = _organizations_using(tx, role_id) if is_environment else {realm}
-    realms.lock(tx, *users, environment=is_environment, definitions=not is_environment)
-    row = tx.session.get(Role, role_id)
-    if row is None:
-        if allow_missing:
-            return {}
-        raise roles.not_found(role_id=role_id)
-    if _organizations_using(tx, role_id) - users:
-        raise errors.Aborted("CONFLICT", "the role came into use elsewhere; repeat the call")
-    events.check_etag(row, etag)
-    _refuse_default(tx, role_id)
-    own = _own_uses(tx, role_id)
-    held = assignments.unexpired(tx, RoleAssignment.role_id == role_id)
     replacement = _replacement(tx, row, replacement_role_slug)
-    if replacement is None and (own or held):
+    events.check_etag(row, etag)
+    _refuse_default(tx, row)
+    if row.realm == ENVIRONMENT:
+        # Held alone, so that nobody gives the role to anybody: no organization joins these.
+        realms.lock(tx, *_organizations_with(tx, row.id), environment=True)
+    counts = _count_uses(tx, row.id)
+    if counts and replacement is None:
         raise errors.FailedPrecondition(
-            "ROLE_IN_USE",
-            "the role is in use; name a replacement",
-            metadata={
-                "organization_memberships": len({use.membership_id for use in own}),
-                "role_assignments": len(held),
-            },
+            "ROLE_IN_USE", "the role is in use; name a replacement", metadata=counts
         )
-    if len(own) + len(held) > limits.REPLACED_USES_MAX:
-        raise errors.limit_reached("uses of a replaced role", maximum=limits.REPLACED_USES_MAX)
-    tag = roles.tag_of(realm)
-    roles.record(tx, "role.deleted", row, tags=(tag,))
-    if replacement is not None:
-        _switch_own(tx, own, role_id, replacement)
-        _switch_assignments(tx, held, replacement)
-    # Ended assignments go with their role, without a word.
-    tx.connection.execute(delete(RoleAssignment).where(RoleAssignment.role_id == role_id))
-    _forget(tx, row)
+    if sum(counts.values()) > limits.REPLACED_USES_MAX:
+        raise errors.limit_reached("replaced_uses", maximum=limits.REPLACED_USES_MAX)
+    holders = _holders(tx, row.id)
+    with memberships.last_owner_guard(tx, {holder.organization_id for holder in holders}):
+        _forget(tx, row)
+        # Its tag is in every fact about grants that the role or its replacement is part of.
+        contained = roles.permissions_of(tx, [row.id])[row.id]
+        roles.record(tx, "role.deleted", row, contained, tags=(roles.tag_of(row),))
+        if replacement is not None:
+            _hand_over(tx, row, replacement, [holder.membership_id for holder in holders])
+    # Ended assignments, and those that were merged, go with the role.
+    tx.connection.execute(sql_delete(RoleAssignment).where(RoleAssignment.role_id == row.id))
     tx.session.delete(row)
     tx.session.flush()
+    return counts
+
+
+def _replacement(tx: Transaction, row: Role, slug: str) -> Row[Any] | None:
+    """Returns the role that takes over, None if none is named.
+
+    Raises:
+        InvalidArgument: REPLACEMENT_ROLE_INVALID.
+    """
+    if not slug:
+        return None
+    try:
+        found = roles.find(tx, organization_id=roles.organization_of(row), slug=slug)
+    except errors.NotFound:
+        raise _invalid(slug, "an environment role, or one of the same organization") from None
+    if found.id == row.id:
+        raise _invalid(slug, "another role than the deleted one")
+    if found.resource_type_slug != row.resource_type_slug:
+        raise _invalid(slug, f"of type {row.resource_type_slug}")
+    return found
+
+
+def _invalid(slug: str, rule: str) -> errors.InvalidArgument:
+    return errors.InvalidArgument(
+        "REPLACEMENT_ROLE_INVALID",
+        f"the replacement must be {rule}",
+        metadata={"replacement_role_slug": slug, "rule": rule},
+        fields=[("replacement_role_slug", rule)],
+    )
+
+
+def _refuse_default(tx: Transaction, row: Role) -> None:
+    named = exists().where(OrganizationConfiguration.default_role_id == row.id)
+    if (
+        configuration.current(tx).default_role_id == row.id
+        or tx.connection.execute(select(named)).scalar_one()
+    ):
+        raise errors.FailedPrecondition(
+            "ROLE_IS_DEFAULT", "the role is the default of the deployment or of an organization"
+        )
+
+
+# --- uses ----------------------------------------------------------------------------------------
+
+
+def _organizations_with(tx: Transaction, role_id: str) -> set[str]:
+    """Returns the organizations with a use of the role, ended ones too: such can be revived."""
+    own = select(MembershipRole.organization_id).where(MembershipRole.role_id == role_id)
+    assigned = select(RoleAssignment.organization_id).where(RoleAssignment.role_id == role_id)
+    return set(tx.connection.execute(own.union(assigned)).scalars())
+
+
+def _count_uses(tx: Transaction, role_id: str) -> dict[str, int]:
+    holders = func.count(MembershipRole.membership_id.distinct())
     counts = {
-        "organization_membership": len({use.membership_id for use in own}),
-        "role_assignment": len(held),
+        "organization_membership": tx.connection.execute(
+            select(holders).where(MembershipRole.role_id == role_id)
+        ).scalar_one(),
+        "role_assignment": tx.connection.execute(
+            select(func.count()).where(RoleAssignment.role_id == role_id, _unexpired(tx))
+        ).scalar_one(),
     }
     return {kind: count for kind, count in counts.items() if count}
 
 
-def _organizations_using(tx: Transaction, role_id: str) -> set[str]:
-    own = select(MembershipRole.organization_id).where(MembershipRole.role_id == role_id)
-    held = select(RoleAssignment.organization_id).where(RoleAssignment.role_id == role_id)
-    return set(tx.connection.execute(own.union(held)).scalars())
-
-
-def _own_uses(tx: Transaction, role_id: str) -> Sequence[Row[Any]]:
-    columns: list[Any] = [
-        MembershipRole.organization_id,
-        MembershipRole.membership_id,
-        MembershipRole.source,
-    ]
+def _holders(tx: Transaction, role_id: str) -> Sequence[Row[str, str]]:
+    """Returns the memberships with this own role, in the order of their events."""
     return tx.connection.execute(
-        select(*columns)
+        select(MembershipRole.organization_id, MembershipRole.membership_id)
+        .distinct()
         .where(MembershipRole.role_id == role_id)
-        .order_by(MembershipRole.membership_id)
+        .order_by(MembershipRole.organization_id, MembershipRole.membership_id)
     ).all()
 
 
-def _refuse_default(tx: Transaction, role_id: str) -> None:
-    count = tx.connection.execute(
-        select(func.count())
-        .select_from(OrganizationConfiguration)
-        .where(OrganizationConfiguration.default_role_id == role_id)
-    ).scalar_one()
-    if configuration.current(tx).default_role_id == role_id or count:
-        raise errors.FailedPrecondition(
-            "ROLE_IS_DEFAULT",
-            "the role is the default of the deployment or of an organization",
-            metadata={"organizations": count},
-        )
+def _unexpired(
+    tx: Transaction, table: type[RoleAssignment] = RoleAssignment
+) -> ColumnElement[bool]:
+    return or_(table.expires_at.is_(None), table.expires_at > tx.now)
 
 
-def _replacement(tx: Transaction, row: Role, slug: str) -> Row[Any] | None:
-    if not slug:
-        return None
-
-    def invalid(rule: str) -> errors.InvalidArgument:
-        return errors.InvalidArgument(
-            "REPLACEMENT_ROLE_INVALID",
-            f"the replacement {rule}",
-            metadata={"replacement_role_slug": slug, "rule": rule},
-        )
-
-    organization_id = "" if row.realm == ENVIRONMENT else row.realm
-    try:
-        found = roles.find(tx, organization_id=organization_id, slug=slug)
-    except errors.NotFound:
-        raise invalid("is no role that all uses could hold") from None
-    if found.id == row.id:
-        raise invalid("is the role itself")
-    if found.resource_type_slug != row.resource_type_slug:
-        raise invalid("belongs to another type")
-    return found  # type: ignore[no-any-return]
-
-
-def _switch_own(
-    tx: Transaction, uses: Sequence[Row[Any]], role_id: str, replacement: Row[Any]
-) -> None:
-    by_membership: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for use in uses:
-        by_membership[use.organization_id, use.membership_id].add(use.source)
-    concerned = {organization_id for organization_id, _ in by_membership}
-    # Deleting the owner role itself leaves no role that could be guarded.
-    is_owner = configuration.current(tx).owner_role_id == role_id
-    guard = contextlib.nullcontext() if is_owner else memberships.last_owner_guard(tx, concerned)
-    with guard:
-        for (organization_id, membership_id), sources in sorted(by_membership.items()):
-            _switch_membership(tx, organization_id, membership_id, sources, role_id, replacement)
-
-
-def _switch_membership(
-    tx: Transaction,
-    organization_id: str,
-    membership_id: str,
-    sources: set[str],
-    role_id: str,
-    replacement: Row[Any],
-) -> None:
-    before = memberships.views_by_id(tx, [membership_id])[membership_id]
-    tx.connection.execute(
-        delete(MembershipRole).where(
-            MembershipRole.membership_id == membership_id, MembershipRole.role_id == role_id
-        )
-    )
-    present = set(
-        tx.connection.execute(
-            select(MembershipRole.source).where(
-                MembershipRole.membership_id == membership_id,
-                MembershipRole.role_id == replacement.id,
-            )
-        ).scalars()
-    )
-    for source in sorted(sources - present):
-        tx.connection.execute(
-            insert(MembershipRole).values(
-                organization_id=organization_id,
-                membership_id=membership_id,
-                role_id=replacement.id,
-                source=source,
-            )
-        )
-    row = tx.session.get_one(Membership, (organization_id, membership_id))
-    events.touch(tx, organization_id, row)
-    tx.session.flush()
-    after = memberships.views_by_id(tx, [membership_id])[membership_id]
-    events.record(
-        tx,
-        "organization_membership.updated",
-        realm=organization_id,
-        target_type="organization_membership",
-        target_id=membership_id,
-        data=after,
-        previous=events.changes(before, after),
-        tags=(tags.membership(membership_id),),
-    )
-
-
-def _switch_assignments(tx: Transaction, held: Sequence[Row[Any]], replacement: Row[Any]) -> None:
-    for use in held:
-        marked = (
-            tags.membership(use.membership_id) if use.membership_id else tags.group(use.group_id)
-        )
-        same = tx.connection.execute(
-            select(RoleAssignment.id, RoleAssignment.expires_at).where(
-                RoleAssignment.subject_id == (use.membership_id or use.group_id),
-                RoleAssignment.resource_id == use.resource_id,
-                RoleAssignment.role_id == replacement.id,
-            )
-        ).one_or_none()
-        kept_id, values = use.id, {"role_id": replacement.id}
-        if same is not None:
-            ends = [use.expires_at, same.expires_at]
-            kept_id = same.id
-            values = {"expires_at": None if None in ends else max(ends), "is_end_recorded": False}
-            tx.connection.execute(delete(RoleAssignment).where(RoleAssignment.id == use.id))
-            assignments.record_deleted(tx, [use], tags=(marked,))
-        stamp = events.stamp(tx, use.organization_id)
-        tx.connection.execute(
-            update(RoleAssignment)
-            .where(RoleAssignment.id == kept_id)
-            .values(**values, updated_at=stamp["updated_at"], revision=stamp["revision"])
-        )
-        if same is None or values["expires_at"] != same.expires_at:
-            assignments.record_updated(tx, kept_id, tags=(marked,))
+# --- what changes --------------------------------------------------------------------------------
 
 
 def _forget(tx: Transaction, row: Role) -> None:
-    """Takes the role out of priority orders, and out of the setting that names it owner (LO1)."""
-    settings = tx.session.get_one(Configuration, 1)
-    if row.realm == ENVIRONMENT:
-        if row.id in settings.role_priority:
-            settings.role_priority = [each for each in settings.role_priority if each != row.id]
-        if settings.owner_role_id == row.id:
-            settings.owner_role_id = None
-    tx.session.flush()
-    orders = select(
-        OrganizationConfiguration.organization_id, OrganizationConfiguration.role_priority
-    ).where(OrganizationConfiguration.role_priority.is_not(None))
-    if row.realm != ENVIRONMENT:
-        orders = orders.where(OrganizationConfiguration.organization_id == row.realm)
-    for organization_id, order in tx.connection.execute(orders).all():
-        if order and row.id in order:
-            tx.connection.execute(
-                update(OrganizationConfiguration)
-                .where(OrganizationConfiguration.organization_id == organization_id)
-                .values(role_priority=[each for each in order if each != row.id])
-            )
+    """Takes the role out of the deployment's settings.
 
-
-def delete_permission(
-    tx: Transaction,
-    slug: str,
-    *,
-    cascade: bool = False,
-    etag: str = "",
-    allow_missing: bool = False,
-) -> None:
-    """Deletes a permission; with ``cascade`` it is taken out of every role first.
-
-    Raises:
-        PermissionDenied: ORGANIZATION_RESTRICTED.
-        NotFound: PERMISSION_NOT_FOUND, unless ``allow_missing``.
-        FailedPrecondition: PERMISSION_IN_USE with counts.
-        Aborted: ETAG_MISMATCH, CONFLICT.
+    Orders of organizations may go on naming it: ids are never used again and are skipped there.
     """
-    tx.actor.require_unrestricted()
-    users = _roles_with(tx, slug)
-    realms.lock(tx, *({row.realm for row in users} - {ENVIRONMENT}), environment=True)
-    try:
-        row = permissions.for_update(tx, slug)
-    except errors.NotFound:
-        if allow_missing:
-            return
-        raise
-    events.check_etag(row, etag)
-    present = _roles_with(tx, slug)
-    if {each.realm for each in present} - {each.realm for each in users} - {ENVIRONMENT}:
-        raise errors.Aborted("CONFLICT", "the permission came into a role; repeat the call")
-    if present and not cascade:
-        raise errors.FailedPrecondition(
-            "PERMISSION_IN_USE",
-            "roles contain the permission",
-            metadata={"roles": len(present)},
-        )
-    permissions.record(tx, "permission.deleted", row, is_definition=True)
-    for each in present:
-        role = tx.session.get_one(Role, each.id)
-        before = {"permission_slugs": sorted(roles.permissions_of(tx, [role.id])[role.id])}
-        roles.drop_permissions(tx, role.id, {slug})
-        events.touch(tx, role.realm, role)
-        roles.record(
-            tx,
-            "role.permissions_changed",
-            role,
-            tags=(roles.tag_of(role.realm),),
-            before=before,
-        )
-    tx.session.delete(row)
+    settings = tx.session.get_one(Configuration, 1)
+    is_owner = settings.owner_role_id == row.id
+    if not is_owner and row.id not in settings.role_priority:
+        return
+    if is_owner:
+        settings.owner_role_id = None
+    settings.role_priority = [each for each in settings.role_priority if each != row.id]
+    events.touch(tx, ENVIRONMENT, settings)
     tx.session.flush()
 
 
-def _roles_with(tx: Transaction, slug: str) -> Sequence[Row[Any]]:
-    columns: list[Any] = [Role.id, Role.realm]
-    return tx.connection.execute(
-        select(*columns)
-        .join(RolePermission, RolePermission.role_id == Role.id)
-        .where(RolePermission.permission_slug == slug)
-        .order_by(Role.realm, Role.id)
+def _hand_over(
+    tx: Transaction, row: Role, replacement: Row[Any], membership_ids: Sequence[str]
+) -> None:
+    """Gives every use to the replacement and records each change in its organization."""
+    former = own_roles.seen(tx, membership_ids)
+    _switch_own_roles(tx, row.id, replacement.id)
+    assignments = _assignments(tx, row.id)
+    twins = _twins(tx, row.id, replacement.id)
+    own_roles.record_changed(tx, former)
+    _switch_assignments(tx, replacement, assignments, twins)
+
+
+def _switch_own_roles(tx: Transaction, role_id: str, replacement_id: str) -> None:
+    """Puts the replacement in the role's place, by source, unless it is there already."""
+    other = aliased(MembershipRole, name="other")
+    tx.connection.execute(
+        sql_delete(MembershipRole).where(
+            MembershipRole.role_id == role_id,
+            exists().where(
+                other.membership_id == MembershipRole.membership_id,
+                other.role_id == replacement_id,
+                other.source == MembershipRole.source,
+            ),
+        )
+    )
+    tx.connection.execute(
+        sql_update(MembershipRole)
+        .where(MembershipRole.role_id == role_id)
+        .values(role_id=replacement_id)
+    )
+
+
+def _assignments(tx: Transaction, role_id: str) -> Sequence[RoleAssignment]:
+    return tx.session.scalars(
+        select(RoleAssignment)
+        .where(RoleAssignment.role_id == role_id, _unexpired(tx))
+        .order_by(RoleAssignment.organization_id, RoleAssignment.id)
     ).all()
+
+
+def _twins(
+    tx: Transaction, role_id: str, replacement_id: str
+) -> dict[tuple[str, str], RoleAssignment]:
+    """Returns what the replacement is assigned to already, ended or not, by subject and resource.
+
+    Only where the role itself is assigned, too.
+    """
+    old = aliased(RoleAssignment, name="old")
+    rows = tx.session.scalars(
+        select(RoleAssignment).join(
+            old,
+            and_(
+                old.role_id == role_id,
+                old.subject_id == RoleAssignment.subject_id,
+                old.resource_id == RoleAssignment.resource_id,
+                RoleAssignment.role_id == replacement_id,
+                _unexpired(tx, old),
+            ),
+        )
+    )
+    return {(row.subject_id, row.resource_id): row for row in rows}
+
+
+def _switch_assignments(
+    tx: Transaction,
+    replacement: Row[Any],
+    assignments: Sequence[RoleAssignment],
+    twins: dict[tuple[str, str], RoleAssignment],
+) -> None:
+    rows = [*assignments, *twins.values()]
+    former = {seen["id"]: seen for seen in role_assignments.views(tx, rows)}
+    for row in assignments:
+        before = former[row.id]
+        twin = twins.get((row.subject_id, row.resource_id))
+        if twin is None:
+            row.role_id = replacement.id
+            _record_updated(tx, row, replacement.slug, before)
+            continue
+        end = _later(row.expires_at, twin.expires_at)
+        if end != twin.expires_at:
+            # It may have ended, and nobody have said so yet.
+            role_assignments.record_end(tx, twin, former[twin.id])
+            twin.expires_at, twin.is_end_recorded = end, False
+            _record_updated(tx, twin, replacement.slug, former[twin.id])
+        _record(tx, "role_assignment.deleted", row, before)
+    tx.session.flush()
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    """Returns the later of two ends; no end is later than any."""
+    return None if one is None or other is None else max(one, other)
+
+
+def _record_updated(
+    tx: Transaction, row: RoleAssignment, role_slug: str, before: dict[str, Any]
+) -> None:
+    events.touch(tx, row.organization_id, row)
+    place = role_assignments.Place(**before["resource"])
+    seen = role_assignments.view(row, role_slug, place, tx.now)
+    _record(tx, "role_assignment.updated", row, seen, before=before)
+
+
+def _record(
+    tx: Transaction,
+    kind: str,
+    row: RoleAssignment,
+    seen: dict[str, Any],
+    *,
+    before: dict[str, Any] | None = None,
+) -> None:
+    events.record(
+        tx,
+        kind,
+        realm=row.organization_id,
+        target_type="role_assignment",
+        target_id=row.id,
+        data=seen,
+        previous=events.changes(before, seen) if before else None,
+        # The tag marked with the role is in every fact about grants concerned.
+        tags=(),
+    )
