@@ -218,7 +218,14 @@ def _last_steps(
             resource_id=grant.resource_id,
             assignment_id=grant.assignment_id,
         )
-        for grant in expired
+        for grant in sorted(
+            expired,
+            key=lambda grant: (
+                -path.index(grant.resource_id),
+                order(grant.role_id),
+                grant.assignment_id,
+            ),
+        )
     ]
     own = {(g.role_id, g.resource_id) for g in expired if g.holder == ASSIGNMENT}
     for depth in range(len(path) - 1, -1, -1):

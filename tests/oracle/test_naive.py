@@ -686,6 +686,10 @@ def test_m22_errors(world):
         )
         assert answer == error
     assert listed(world, "bob", ["project:view"] * 10) == ["web", "crm", "api"]
+    every_type = list(example.TYPES)
+    assert listed(world, "bob", ["project:view"], resource_type_slugs=every_type) == [
+        *("web", "crm", "api")
+    ]
 
 
 def test_m22_for_groups_and_keys(world):

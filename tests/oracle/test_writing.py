@@ -7,7 +7,7 @@ declared is among the tags of that fact.
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from authz_service.base.actor import SYSTEM
@@ -27,6 +27,8 @@ from tests.oracle.writing import NOT_CALLED, perform
 
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 STEPS = 12
+# Over the wire these name at least one.
+SOME_PERMISSIONS = {"add_role_permissions", "remove_role_permissions"}
 
 
 class Recorded:
@@ -90,7 +92,8 @@ def unmarked(
 
 
 @given(data=st.data(), start=worlds.worlds(api_keys=False, expired=False))
-@settings(max_examples=15, deadline=None, suppress_health_check=SLOW)
+# The server makes the ids, so no world comes twice, and shrinking has no ground.
+@settings(max_examples=12, phases=(Phase.generate,), deadline=None, suppress_health_check=SLOW)
 def test_writes_agree_and_declare_what_they_change(
     api: Caller, worker: Worker, clock: ManualClock, data: Any, start: dict[str, Any]
 ) -> None:
@@ -112,6 +115,8 @@ def _step(
 ) -> dict[str, Any]:
     write = data.draw(worlds.attempts(world, api_keys=False))
     if write["op"] in NOT_CALLED:
+        return world
+    if write["op"] in SOME_PERMISSIONS and not write["permission_slugs"]:
         return world
     expected: Any = None
     try:

@@ -191,6 +191,14 @@ def _rename(api: Caller, world: World, write: Write) -> None:
         api.ResourceService.UpdateResource(
             resource={"resource_id": id}, name=name, update_mask=mask
         )
+    elif table == "permissions":
+        api.PermissionService.UpdatePermission(
+            permission={"slug": id, "name": name}, update_mask=mask
+        )
+    elif table == "resource_types":
+        api.ResourceTypeService.UpdateResourceType(
+            resource_type={"slug": id, "name": name}, update_mask=mask
+        )
     else:
         raise KeyError(table)
 
