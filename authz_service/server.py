@@ -208,6 +208,7 @@ class Worker:
         """One line a service: its generated module and its servicer."""
         database = self.database
         cursors = Cursors(Sealer(config.security.root_key_bytes(), "cursor"))
+        message_bytes_max = config.limits.message_bytes_max
         decisions = AuthorizationServicer(
             SqlFacts(database),
             database,
@@ -221,8 +222,23 @@ class Worker:
         return [
             (authorization_pb2, decisions),
             (directory_files_pb2, files),
-            (events_pb2, EventServicer(database, listings, self._feed, cursors)),
-            (watch_pb2, WatchServicer(database, tokens, self._feed, cursors)),
+            (
+                events_pb2,
+                EventServicer(
+                    database, listings, self._feed, cursors, message_bytes_max=message_bytes_max
+                ),
+            ),
+            (
+                watch_pb2,
+                WatchServicer(
+                    database,
+                    tokens,
+                    self._feed,
+                    cursors,
+                    self.metrics,
+                    message_bytes_max=message_bytes_max,
+                ),
+            ),
             (
                 configuration_pb2,
                 ConfigurationServicer(

@@ -195,6 +195,18 @@ def resume(snapshot: Snapshot, place: Place) -> int:
     return place.position
 
 
+def next_page(snapshot: Snapshot, position: int) -> int:
+    """Returns the position after which a list goes on; the reach does not overtake a walk.
+
+    Raises:
+        FailedPrecondition: CURSOR_EXPIRED if what follows was removed since the page before.
+    """
+    following = positions.following(snapshot, position)
+    if following is not None and following.position > position + 1:
+        raise expired()
+    return position
+
+
 def require_following(snapshot: Snapshot, position: int) -> None:
     """Refuses to go on after a position if what follows it is beyond the reach or gone.
 

@@ -135,7 +135,6 @@ def test_a_watch_begins_now_and_misses_nothing_when_it_is_resumed(
     assert [event.target_id for event in seen] == [one, two]
     for cursor, rest in ((begin.cursor, [one, two]), (seen[0].cursor, [two])):
         resumed = _Stream(worker, config, kinds=["organization.*"], after_cursor=cursor)
-        assert not resumed.next().events
         again = list(itertools.islice(resumed.events(), len(rest)))
         assert [event.target_id for event in again] == rest
         resumed.close()
