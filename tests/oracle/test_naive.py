@@ -1564,7 +1564,7 @@ def test_every_operation_is_drawn_accepted_and_refused():
     """No operation is one that the strategies never come up with."""
     accepted, refused = collections.Counter(), collections.Counter()
 
-    @settings(quick, max_examples=400)
+    @settings(quick, max_examples=1_200)
     @given(worlds.worlds().flatmap(lambda w: st.tuples(st.just(w), *[worlds.attempts(w)] * 8)))
     def look(drawn):
         world, *writes = drawn

@@ -202,7 +202,9 @@ def test_it_ends_when_its_keeper_is_killed(server: Server) -> None:
 
 
 def test_a_ctrl_c_in_the_terminal_is_left_to_the_owner() -> None:
-    program = OWNER.replace("sys.stdin.read()", INTERRUPTED)
+    # Whoever starts tests in the background may have told all below to ignore the signal.
+    heeding = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program = heeding + OWNER.replace("sys.stdin.read()", INTERRUPTED)
     owner = subprocess.Popen(
         [sys.executable, "-c", program],
         stdin=subprocess.PIPE,
