@@ -15,6 +15,8 @@ from authz_service.cli.output import fail, line
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "acme.yaml"
 FOLDER = Path("var")
+# Where it listens may be told; everything else is made up, so that the demo is always the same.
+_TOLD = ("AUTHZ_LISTEN", "AUTHZ_METRICS_LISTEN")
 
 
 @app.command()
@@ -74,14 +76,17 @@ def _environment(stack: bool, exits: contextlib.ExitStack) -> dict[str, str]:
     if stack:
         from authz_service.stack.postgresql import StackError, postgresql
 
+        # PostgreSQL does not run as root, and whom it runs as may not enter a folder of root's: its
+        # data last as long as the demo then.
+        folder = FOLDER / "postgresql" if os.geteuid() else None
         try:
-            url = exits.enter_context(postgresql(FOLDER / "postgresql", durable=True)).url
+            url = exits.enter_context(postgresql(folder, durable=True)).url
         except StackError as error:
             fail(str(error))
     else:
         url = f"sqlite:///{FOLDER.resolve() / 'demo.db'}"
     settings = {"AUTHZ_DATABASE_URL": url, "AUTHZ_WORKERS": "2" if stack else "1"}
-    environment, _ = dev_environment({**foreign_environment(), **given, **settings})
+    environment, _ = dev_environment({**foreign_environment(kept=_TOLD), **given, **settings})
     names = ("AUTHZ_ROOT_KEYS", "AUTHZ_FIRST_CREDENTIAL")
     with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.writelines(f"{name}={environment[name]}\n" for name in names)

@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -165,10 +165,18 @@ def dev_environment(
     return completed, lines
 
 
-def foreign_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Returns the variables that are no settings of ours, for a process with its own settings."""
+def foreign_environment(
+    environment: Mapping[str, str] | None = None, *, kept: Collection[str] = ()
+) -> dict[str, str]:
+    """Returns the variables that are no settings of ours, for a process with its own settings.
+
+    Args:
+        kept: Settings of ours that it takes over as they are.
+    """
     found = os.environ if environment is None else environment
-    return {name: text for name, text in found.items() if not name.startswith(PREFIX)}
+    return {
+        name: text for name, text in found.items() if name in kept or not name.startswith(PREFIX)
+    }
 
 
 def _is_given(environment: Mapping[str, str], variable: str) -> bool:
