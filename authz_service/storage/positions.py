@@ -87,6 +87,7 @@ def number(control: Control) -> Numbered:
     lock = control.dialect.advisory_lock(_NUMBERING)
     if lock is not None:
         # Whoever waited here sees, in its next statements, all that the one before has numbered.
+        # Without it the primary key would let only one through, and the others try in vain.
         connection.exec_driver_sql(lock)
     taken = connection.execute(_TAKE, {"limit": BATCH_MAX}).all()
     last = connection.execute(_LAST).one_or_none()
@@ -217,12 +218,17 @@ def _conditions(dialect: Dialect, selection: Selection) -> dict[str, Any]:
 def _window(realms: int) -> str:
     """The next places, in order: of all realms, of one, or merged out of two."""
     columns = "position, realm, sequence, created_at"
-    tail = "position > :after ORDER BY position LIMIT :window"
     if not realms:
-        return f"SELECT {columns} FROM event_positions WHERE {tail}"
+        return (
+            f"SELECT {columns} FROM event_positions WHERE position > :after"
+            " ORDER BY position LIMIT :window"
+        )
+    # Said as pairs, this has only one index to go by. For "realm = … ORDER BY position" a planner
+    # that takes all realms for equally large walks the positions of all to find those of a small.
     each = [
-        f"SELECT * FROM (SELECT {columns} FROM event_positions WHERE realm = :realm_{i} AND {tail})"
-        f" w{i}"
+        f"SELECT * FROM (SELECT {columns} FROM event_positions"
+        f" WHERE (realm, position) > (:realm_{i}, :after) AND realm <= :realm_{i}"
+        f" ORDER BY realm, position LIMIT :window) w{i}"
         for i in range(realms)
     ]
     union = " UNION ALL ".join(each)
