@@ -108,7 +108,7 @@ def test_which_permissions_there_are_is_a_fact(database: Database, acme: str) ->
 def test_permissions_of_a_role_and_its_end_are_marked_where_it_lives(
     database: Database, acme: str
 ) -> None:
-    def judge(organization_id: str, expected: dict[str, frozenset[str]]) -> None:
+    def judge(organization_id: str, expected: dict[str, set[str]]) -> None:
         new = role(database, organization_id)
         made = role(database, organization_id)
         member(database, acme, slug_of(database, made))
