@@ -121,10 +121,10 @@ class Worker:
         exits: contextlib.ExitStack,
     ) -> None:
         schema.check(config.database.url.reveal())
-        lines = Lines()
+        self.metrics = Metrics()
+        lines = Lines(on_dropped=lambda count: self.metrics.log_lines_dropped.add(amount=count))
         exits.callback(lines.close)
         self.log = logger(lines)
-        self.metrics = Metrics()
         if metrics_socket is not None:
             exits.callback(Teller(metrics_socket, self.metrics.render).close)
         else:

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc.code_pb2 import Code
 
 from authz_service.base.clock import boot_seconds
-from authz_service.base.errors import InvalidArgument, limit_reached
+from authz_service.base.errors import InvalidArgument, PermissionDenied, limit_reached
 from authz_service.rpc import auth, methods
 from authz_service.rpc import metadata as call_metadata
 from authz_service.rpc import status as statuses
@@ -222,7 +222,11 @@ class Hall:
             self._validator.check(request)
             if method.names_organization:
                 context.organization_id = request.organization_id  # type: ignore[attr-defined]
+            is_first = True
             for response in self._handlers[method.path](request, context):
+                if not is_first:
+                    self._confirm(record, method, metadata, caller)
+                is_first = False
                 yield self._encoded(response, method)
             if is_cancelled():
                 raise CallerGone
@@ -288,6 +292,18 @@ class Hall:
         )
         record.context = context
         return caller, context
+
+    def _confirm(
+        self, record: Record, method: Method, metadata: CallMetadata, caller: Caller
+    ) -> None:
+        """Refuses to go on with a stream whose caller may no longer see what it began with."""
+        now, _ = self._authenticator.authenticate(
+            record.call, metadata, scope=method.scope, work=method.work, from_source=True
+        )
+        if now.organization_ids != caller.organization_ids:
+            raise PermissionDenied(
+                "ORGANIZATION_RESTRICTED", "the organizations of the credential have changed"
+            )
 
     def _again(
         self,

@@ -92,12 +92,12 @@ def test_a_restricted_credential_must_name_its_organization(api: Caller) -> None
 class _Stream:
     """A watch that the test pulls, message by message, until it closes it."""
 
-    def __init__(self, worker: Worker, config: Config, **fields: Any) -> None:
+    def __init__(self, worker: Worker, config: Config, *, bearer: str = "", **fields: Any) -> None:
         first = config.security.first_credential
         assert first is not None
         call = Call(
             "/authz.v1.WatchService/Watch",
-            (("authorization", f"Bearer {first.reveal()}"),),
+            (("authorization", f"Bearer {bearer or first.reveal()}"),),
             watch_pb2.WatchRequest(**fields).SerializeToString(),
         )
         self._replies: Generator[bytes | Reply, None, None] = worker.hall.stream(
@@ -158,3 +158,44 @@ def test_a_watch_from_an_expired_cursor_is_refused(
     with pytest.raises(Refused) as refused:
         _Stream(worker, config, after_cursor=cursor).next()
     assert refused.value.reason == "CURSOR_EXPIRED"
+
+
+def test_a_watch_ends_when_its_credential_is_revoked(
+    api: Caller, worker: Worker, config: Config
+) -> None:
+    made = api.ConfigurationService.CreateServiceCredential(name="reader", scopes=["watch"])
+    stream = _Stream(worker, config, bearer=made.secret, kinds=["organization.*"])
+    stream.next()
+    _create(api, "Seen")
+    api.EventService.ListEvents()
+    assert stream.next().events
+    api.ConfigurationService.RevokeServiceCredential(
+        service_credential_id=made.service_credential.id
+    )
+    _create(api, "Unseen")
+    api.EventService.ListEvents()
+    with pytest.raises(Refused) as refused:
+        stream.next()
+    assert refused.value.code == "UNAUTHENTICATED"
+
+
+def test_a_watch_ends_when_its_credential_is_restricted_otherwise(
+    api: Caller, worker: Worker, config: Config
+) -> None:
+    mine, other = _create(api, "Mine", "Other")
+    made = api.ConfigurationService.CreateServiceCredential(
+        name="reader", scopes=["watch"], organization_ids=[mine]
+    )
+    stream = _Stream(worker, config, bearer=made.secret, organization_id=mine)
+    stream.next()
+    api.ConfigurationService.UpdateServiceCredential(
+        service_credential={"id": made.service_credential.id, "organization_ids": [other]},
+        update_mask={"paths": ["organization_ids"]},
+    )
+    api.OrganizationService.UpdateOrganization(
+        organization={"id": mine, "name": "New"}, update_mask={"paths": ["name"]}
+    )
+    api.EventService.ListEvents()
+    with pytest.raises(Refused) as refused:
+        stream.next()
+    assert refused.value.reason == "ORGANIZATION_RESTRICTED"
