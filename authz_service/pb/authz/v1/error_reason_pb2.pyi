@@ -135,9 +135,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `action`, `schema_version`.
     """
     ERROR_REASON_DIRECTORY_FILE_INVALID: _ErrorReason.ValueType  # 26
-    """INVALID_ARGUMENT: The directory file cannot be applied or written: what is wrong, and
-    where, at most 100 findings.
-    Metadata: `findings` (path, rule).
+    """INVALID_ARGUMENT: The directory file cannot be applied or written. What is wrong, and
+    where, stands in the field violations, at most 100.
+    Metadata: `findings` (their number), `path` and `rule` of the first.
     """
     ERROR_REASON_CREDENTIAL_MISSING: _ErrorReason.ValueType  # 27
     """UNAUTHENTICATED: The call carries no credential.
@@ -621,9 +621,9 @@ ERROR_REASON_AUDIT_LOG_EVENT_INVALID: ErrorReason.ValueType  # 25
 Metadata: `action`, `schema_version`.
 """
 ERROR_REASON_DIRECTORY_FILE_INVALID: ErrorReason.ValueType  # 26
-"""INVALID_ARGUMENT: The directory file cannot be applied or written: what is wrong, and
-where, at most 100 findings.
-Metadata: `findings` (path, rule).
+"""INVALID_ARGUMENT: The directory file cannot be applied or written. What is wrong, and
+where, stands in the field violations, at most 100.
+Metadata: `findings` (their number), `path` and `rule` of the first.
 """
 ERROR_REASON_CREDENTIAL_MISSING: ErrorReason.ValueType  # 27
 """UNAUTHENTICATED: The call carries no credential.
