@@ -187,7 +187,7 @@ def run(*, rounds: int = 5, calls: int = 2_000) -> list[dict[str, Any]]:
             found: dict[str, list[tuple[float, ...]]] = {each.name: [] for each in asked}
             for number in range(rounds + 1):
                 for question in asked:
-                    e0 = bare.microseconds_per_call(1_000, question.in_flight)
+                    e0 = bare.microseconds_per_call(empty.PATH, 1_000, question.in_flight)
                     costs = measure(question, served, channel, database)
                     if number:
                         found[question.name].append((e0, *costs))

@@ -37,6 +37,7 @@ def main() -> None:
         sys.exit(EXIT_REFUSED)
     asked = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+    supervisor = os.getppid()
     end_with_supervisor()
     try:
         teller = None if behaviour == "silent" else Teller(metrics_socket, lambda: TEXT)
@@ -46,7 +47,8 @@ def main() -> None:
     while True:
         number = signal.sigwait(asked)
         say(f"asked to end by {signal.Signals(number).name}")
-        if behaviour != "stubborn":
+        # Nobody would kill a stubborn one that outlives its supervisor.
+        if behaviour != "stubborn" or os.getppid() != supervisor:
             break
     if teller is not None:
         teller.close()
