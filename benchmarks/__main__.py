@@ -47,11 +47,12 @@ def table(results: dict[str, Any]) -> str:
         f" Python {about['python']}, grpcio {about['grpcio']}; command `make bench`. E0 is an empty"
         " RPC on a bare grpcio server in the same round. CPU microseconds for each item.",
         "",
-        "| empty RPC | bare | through the hall | ratio |",
-        "|---|---|---|---|",
+        "| empty RPC | bare (E0) | health, same server | through the hall | hall / E0 | range |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row['in_flight']} in flight | {row['bare_us']} | {row['hall_us']} | {row['ratio']} |"
+        f"| {row['in_flight']} in flight | {row['bare_us']} | {row['e0_us']} | {row['e1_us']}"
+        f" | {row['e1_of_bare']} | {' to '.join(map(str, row['e1_of_bare_range']))} |"
         for row in results["empty"]
     ]
     lines += [
