@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Engine,
     Text,
+    TextClause,
     any_,
     create_engine,
     event,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     literal,
     select,
 )
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute
@@ -32,10 +34,19 @@ _STATEMENT_TIMEOUT = "57014"
 Column = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
+_PSYCOPG = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+
+
 class Dialect:
     """The differences, chosen once by the database's URL."""
 
     name: str
+
+    driver_error: type[Exception]
+
+    def driver_text(self, statement: TextClause) -> str:
+        """A constant statement in the driver's own words, with parameters by name."""
+        raise NotImplementedError
 
     def lock_clause(self, *, shared: bool) -> str:
         """The suffix that locks the selected rows until the transaction ends."""
@@ -100,6 +111,17 @@ class Dialect:
 class PostgreSQL(Dialect):
     """PostgreSQL through psycopg 3."""
 
+    driver_error = psycopg.Error
+
+    def __init__(self) -> None:
+        self._texts: dict[TextClause, str] = {}
+
+    def driver_text(self, statement: TextClause) -> str:
+        found = self._texts.get(statement)
+        if found is None:
+            found = self._texts[statement] = str(statement.compile(dialect=_PSYCOPG))
+        return found
+
     name = "postgresql"
 
     def lock_clause(self, *, shared: bool) -> str:
@@ -157,6 +179,12 @@ class PostgreSQL(Dialect):
 
 class SQLite(Dialect):
     """SQLite in this process: one writer at a time, readers see snapshots (WAL)."""
+
+    driver_error = sqlite3.Error
+
+    def driver_text(self, statement: TextClause) -> str:
+        # Its own form of parameters is that of the statements.
+        return statement.text
 
     name = "sqlite"
 

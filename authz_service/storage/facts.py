@@ -7,7 +7,7 @@ does not grow with what a subject holds elsewhere.
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import TextClause, text
 
@@ -142,7 +142,7 @@ class SqlFacts:
             parameters["resource_type"] = resource.resource_type_slug
             parameters["external_id"] = resource.external_id
         now = self._database.now()
-        row = self._database.rows(self._one[subject.kind, by_id], parameters)[0]
+        (row,) = self._database.values(self._one[subject.kind, by_id], parameters)
         (
             organization_id,
             status,
@@ -155,7 +155,7 @@ class SqlFacts:
             environment_revision,
             organization_revision,
             credential_revision,
-        ) = tuple(row)
+        ) = row
         revisions = {ENVIRONMENT: environment_revision}
         grants = {}
         if organization_id is not None:
@@ -206,7 +206,7 @@ def _rows(snapshot: Snapshot, sql: str, **parameters: Any) -> Iterable[Any]:
         name: snapshot.dialect.list_value(value) if name in lists else value
         for name, value in parameters.items()
     }
-    return snapshot.connection.execute(_listed(snapshot.dialect, sql, lists), values)
+    return snapshot.values(_listed(snapshot.dialect, sql, lists), values)
 
 
 @cache
@@ -253,9 +253,17 @@ def _permission_types(snapshot: Snapshot, slugs: Collection[str]) -> dict[str, s
     return {row[0]: row[1] for row in rows}
 
 
-def _subjects(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject, Any]:
-    """Returns (id, organization_id, status) of the subjects that exist."""
-    found: dict[Subject, Any] = {}
+class _Known(NamedTuple):
+    """A subject that exists: a membership, in any status, or a group."""
+
+    id: str
+    organization_id: str
+    status: str
+
+
+def _subjects(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject, _Known]:
+    """Returns the subjects that exist."""
+    found: dict[Subject, _Known] = {}
     memberships = [subject.id for subject in subjects if subject.kind == MEMBERSHIP]
     if memberships:
         for row in _rows(
@@ -263,7 +271,7 @@ def _subjects(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject
             "SELECT id, organization_id, status FROM memberships WHERE id IN {ids}",
             ids=memberships,
         ):
-            found[Subject(MEMBERSHIP, row.id)] = row
+            found[Subject(MEMBERSHIP, row[0])] = _Known(*row)
     groups = [subject.id for subject in subjects if subject.kind == GROUP]
     if groups:
         for row in _rows(
@@ -271,7 +279,7 @@ def _subjects(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject
             f"SELECT id, organization_id, '{ACTIVE}' AS status FROM groups WHERE id IN {{ids}}",
             ids=groups,
         ):
-            found[Subject(GROUP, row.id)] = row
+            found[Subject(GROUP, row[0])] = _Known(*row)
     by_organization: dict[str, list[str]] = defaultdict(list)
     for subject in subjects:
         if subject.kind == USER:
@@ -284,7 +292,7 @@ def _subjects(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject
             organization=organization_id,
             users=user_ids,
         ):
-            found[Subject(USER, row.user_id, organization_id)] = row
+            found[Subject(USER, row[3], organization_id)] = _Known(*row[:3])
     return found
 
 
@@ -318,7 +326,7 @@ _OWN_ROLES = (
 
 def _grants(
     snapshot: Snapshot,
-    subjects: dict[Subject, Any],
+    subjects: dict[Subject, _Known],
     slugs: Collection[str],
     nodes: Collection[str],
 ) -> dict[Subject, Grants]:
