@@ -11,6 +11,7 @@ from sqlalchemy import Row, select
 from authz_service.base.clock import to_datetime
 from authz_service.base.consistency import ENVIRONMENT
 from authz_service.domain import events
+from authz_service.storage import role_orders
 from authz_service.storage.database import Snapshot
 from authz_service.storage.tables import Configuration, OrganizationConfiguration, Role
 
@@ -88,7 +89,9 @@ def role_priority(snapshot: Snapshot, organization_id: str = "") -> list[str]:
     Args:
         organization_id: Its own roles take part; empty = the environment roles alone.
     """
-    return role_order(snapshot, organization_id).role_ids
+    if organization_id:
+        return role_priorities(snapshot, (organization_id,))[organization_id]
+    return role_order(snapshot).role_ids
 
 
 def role_order(snapshot: Snapshot, organization_id: str = "") -> RoleOrder:
@@ -111,18 +114,16 @@ def role_order(snapshot: Snapshot, organization_id: str = "") -> RoleOrder:
 def role_priorities(
     snapshot: Snapshot, organization_ids: Collection[str]
 ) -> Mapping[str, list[str]]:
-    """Returns ``role_priority`` of each of these organizations, in three statements for all."""
-    deployment = current(snapshot).role_priority
-    by_realm = _roles(snapshot, organization_ids)
-    stored = select(
-        OrganizationConfiguration.organization_id, OrganizationConfiguration.role_priority
-    ).where(snapshot.dialect.among(OrganizationConfiguration.organization_id, organization_ids))
-    own = {row.organization_id: row.role_priority for row in snapshot.connection.execute(stored)}
-    found = {}
-    for organization_id in organization_ids:
-        roles = [*by_realm[ENVIRONMENT], *by_realm[organization_id]]
-        found[organization_id] = _order_of(own.get(organization_id), deployment, roles)
-    return found
+    """Returns ``role_priority`` of each of these organizations, in one statement for all."""
+    stored = role_orders.read(snapshot, organization_ids)
+    return {
+        organization_id: _order_of(
+            stored.own.get(organization_id),
+            stored.deployment,
+            [*stored.role_ids[ENVIRONMENT], *stored.role_ids[organization_id]],
+        )
+        for organization_id in organization_ids
+    }
 
 
 def role_slugs(snapshot: Snapshot, organization_id: str = "") -> dict[str, str]:

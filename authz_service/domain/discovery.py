@@ -25,7 +25,7 @@ from authz_service.engine.facts import GROUP, MEMBERSHIP, ResourceRef, Subject
 from authz_service.engine.limits import LISTED_GRANTS_MAX
 from authz_service.storage import searches
 from authz_service.storage.database import Reading, Snapshot
-from authz_service.storage.searches import Frame, Held, Sources
+from authz_service.storage.searches import Frame, Held, ListedResource, Node, Sources
 
 
 def frame(
@@ -69,7 +69,7 @@ def _require_type(asked: Frame, permission_slug: str) -> None:
         raise type_mismatch(permission_slug, permission_type, asked.resource_type_slug or "")
 
 
-def path(snapshot: Snapshot, asked: Frame) -> list[Row[Any]]:
+def path(snapshot: Snapshot, asked: Frame) -> list[Node]:
     """Returns the resources of the asked path, from the organization resource down."""
     return searches.path_rows(snapshot, asked.resource_path)
 
@@ -89,7 +89,7 @@ class ListedResources:
         items: Rows with the asked permissions that are held on each, in the order asked.
     """
 
-    items: Sequence[tuple[Row[Any], list[str]]]
+    items: Sequence[tuple[ListedResource, list[str]]]
     after: Cursor | None
 
 
@@ -322,7 +322,7 @@ def list_permissions(
 
 def explain(
     snapshot: Snapshot, asked: Frame, subject: Subject, permission_slug: str
-) -> tuple[Explanation, list[Row[Any]]]:
+) -> tuple[Explanation, list[Node]]:
     """Returns why the answer is what it is (M27 to M29).
 
     Returns:

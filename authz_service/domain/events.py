@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Row
 
@@ -175,7 +175,16 @@ def _plain(value: object) -> str:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
-def etag(row: Stamped | Row[Any]) -> str:
+class Revised(Protocol):
+    """What has a revision: a row, or part of one."""
+
+    @property
+    def revision(self) -> int:
+        """Of the last change of its own fields."""
+        ...
+
+
+def etag(row: Stamped | Row[Any] | Revised) -> str:
     """Returns the etag of a row: opaque to callers, changed with every change of the object."""
     return f"{row.revision:x}"
 

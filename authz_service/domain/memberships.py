@@ -17,19 +17,11 @@ from authz_service.engine.check import subject_not_found
 from authz_service.engine.facts import MEMBERSHIP, USER, Subject
 from authz_service.storage import members, paging, realms
 from authz_service.storage.database import Snapshot, Transaction
-from authz_service.storage.tables import Membership, MembershipRole, Organization, Role, User
+from authz_service.storage.tables import Membership, MembershipRole, Organization, Role
 
 PENDING, ACTIVE, INACTIVE = "PENDING", "ACTIVE", "INACTIVE"
 DIRECT, DIRECTORY, GROUP = "DIRECT", "DIRECTORY", "GROUP"
 _SOURCES = (DIRECT, DIRECTORY, GROUP)
-_SUMMARY = (
-    User.email,
-    User.first_name,
-    User.last_name,
-    User.name,
-    User.profile_picture_url,
-    User.external_id,
-)
 
 
 # --- what callers and events see -----------------------------------------------------------------
@@ -44,20 +36,16 @@ def views(snapshot: Snapshot, rows: Sequence[Membership | Row[Any]]) -> list[dic
     if not rows:
         return []
     membership_ids = [row.id for row in rows]
-    columns: list[Any] = [
-        Membership.id.label("membership_id"),
-        Organization.name.label("organization_name"),
-        *_SUMMARY,
-    ]
-    people = {
-        found.membership_id: found
-        for found in snapshot.connection.execute(
-            select(*columns)
-            .join(User, User.id == Membership.user_id)
-            .join(Organization, Organization.id == Membership.organization_id)
-            .where(snapshot.dialect.among(Membership.id, membership_ids))
-        )
-    }
+    people = {person.id: person for person in members.people(snapshot, membership_ids)}
+    return _views(snapshot, rows, [people[row.id] for row in rows])
+
+
+def _views(
+    snapshot: Snapshot,
+    rows: Sequence[Membership | Row[Any] | members.Person],
+    people: Sequence[members.Person],
+) -> list[dict[str, Any]]:
+    membership_ids = [row.id for row in rows]
     held = members.organization_roles(snapshot, membership_ids)
     orders = {
         organization_id: {role_id: place for place, role_id in enumerate(order)}
@@ -66,24 +54,20 @@ def views(snapshot: Snapshot, rows: Sequence[Membership | Row[Any]]) -> list[dic
         ).items()
     }
     return [
-        _view(row, people[row.id], held.get(row.id, {}), orders[row.organization_id])
-        for row in rows
+        _view(row, person, held.get(row.id, {}), orders[row.organization_id])
+        for row, person in zip(rows, people, strict=True)
     ]
 
 
 def views_by_id(snapshot: Snapshot, membership_ids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Returns id to membership as callers see it, of those that exist; at most a page of a list."""
-    rows = snapshot.connection.execute(
-        select(*Membership.__table__.columns).where(
-            snapshot.dialect.among(Membership.id, membership_ids)
-        )
-    ).all()
-    return {seen["id"]: seen for seen in views(snapshot, rows)}
+    people = members.people(snapshot, membership_ids)
+    return {seen["id"]: seen for seen in _views(snapshot, people, people)}
 
 
 def _view(
-    row: Membership | Row[Any],
-    person: Row[Any],
+    row: Membership | Row[Any] | members.Person,
+    person: members.Person,
     held: Mapping[str, members.HeldRole],
     order: Mapping[str, int],
 ) -> dict[str, Any]:
@@ -97,7 +81,12 @@ def _view(
         "role": roles[0].slug if roles else "",
         "user": {
             "id": row.user_id,
-            **{column.key: getattr(person, column.key) or "" for column in _SUMMARY},
+            "email": person.email,
+            "first_name": person.first_name,
+            "last_name": person.last_name,
+            "name": person.name,
+            "profile_picture_url": person.profile_picture_url,
+            "external_id": person.external_id or "",
         },
         "organization_name": person.organization_name,
         "created_at": to_datetime(row.created_at),

@@ -241,14 +241,17 @@ def organization_roles(
     dialect = snapshot.dialect
     parameters = {"memberships": dialect.list_value(membership_ids), "now": snapshot.now}
     found: dict[str, dict[str, HeldRole]] = defaultdict(dict)
-    for row in snapshot.rows(_organization_roles(dialect), parameters):
-        role = found[row.membership_id].setdefault(
-            row.role_id, HeldRole(row.role_id, row.slug, set(), set())
-        )
-        if row.source:
-            role.sources.add(row.source)
+    for membership_id, role_id, slug, source, group_id in snapshot.values(
+        _organization_roles(dialect), parameters
+    ):
+        held = found[membership_id]
+        role = held.get(role_id)
+        if role is None:
+            role = held[role_id] = HeldRole(role_id, slug, set(), set())
+        if source:
+            role.sources.add(source)
         else:
-            role.group_ids.add(row.group_id)
+            role.group_ids.add(group_id)
     return found
 
 
@@ -282,4 +285,41 @@ def _organization_roles(dialect: Dialect) -> TextClause:
         " FROM held h JOIN places p ON p.group_id = h.start_id"
         ") SELECT f.membership_id, f.role_id, r.slug, f.source, f.group_id FROM found f"
         + dialect.probe("roles", "r", "r.id = f.role_id")
+    )
+
+
+class Person(NamedTuple):
+    """A membership with the summary of its user, and the name of its organization."""
+
+    id: str
+    organization_id: str
+    user_id: str
+    status: str
+    created_at: int
+    updated_at: int
+    revision: int
+    email: str
+    first_name: str
+    last_name: str
+    name: str
+    profile_picture_url: str
+    external_id: str | None
+    organization_name: str
+
+
+def people(snapshot: Snapshot, membership_ids: Collection[str]) -> list[Person]:
+    """Returns those of the memberships that exist; at most a page of a list."""
+    parameters = {"memberships": snapshot.dialect.list_value(membership_ids)}
+    return [Person._make(row) for row in snapshot.values(_people(snapshot.dialect), parameters)]
+
+
+@cache
+def _people(dialect: Dialect) -> TextClause:
+    return text(
+        "SELECT m.id, m.organization_id, m.user_id, m.status, m.created_at, m.updated_at,"
+        " m.revision, u.email, u.first_name, u.last_name, u.name, u.profile_picture_url,"
+        " u.external_id, o.name FROM memberships m"
+        + dialect.probe("users", "u", "u.id = m.user_id")
+        + dialect.probe("organizations", "o", "o.id = m.organization_id")
+        + f" WHERE m.id IN {dialect.in_list('memberships')}"
     )

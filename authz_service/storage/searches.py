@@ -64,7 +64,8 @@ def frame(
         bool(resource.id) if resource else None,
     )
     parameters = _question(snapshot.dialect, subject, resource, permission_slugs)
-    return _framed(snapshot.connection.execute(statement, parameters).one(), permission_slugs)
+    (row,) = snapshot.values(statement, parameters)
+    return _framed(row, permission_slugs)
 
 
 def _question(
@@ -136,6 +137,24 @@ def _frame(dialect: Dialect, kind: str | None, by_id: bool | None) -> TextClause
 # --- what a subject reaches ------------------------------------------------------------------
 
 
+class ListedResource(NamedTuple):
+    """A resource of a page; named as its columns are."""
+
+    id: str
+    organization_id: str
+    resource_type_slug: str
+    external_id: str
+    name: str
+    description: str
+    parent_id: str
+    path: str
+    created_at: int
+    updated_at: int
+    everyone_group_id: None
+    depth: int
+    revision: int
+
+
 class Reached(NamedTuple):
     """One page of what a subject reaches, and the frame of the question.
 
@@ -146,7 +165,7 @@ class Reached(NamedTuple):
     """
 
     frame: Frame
-    rows: Sequence[Row[Any]]
+    rows: list[ListedResource]
     held: dict[str, set[str]] | None
 
 
@@ -184,10 +203,10 @@ def reached(
         children_only,
         with_held,
     )
-    found: Sequence[Any] = reading.rows(statement, parameters)
+    found = reading.values(statement, parameters)
     first = next(row for row in found if row[0] == 0)
-    rows = [row for row in found if row[0] == 1]
-    rows.sort(key=lambda row: row[1], reverse=True)
+    rows = [ListedResource._make(row[1:14]) for row in found if row[0] == 1]
+    rows.sort(reverse=True)
     held: dict[str, set[str]] | None = None
     if with_held:
         held = {}
@@ -220,7 +239,8 @@ def count_reached(
         bool(type_slugs),
         children_only,
     )
-    return int(snapshot.connection.execute(statement, parameters).scalar_one())
+    ((count,),) = snapshot.values(statement, parameters)
+    return int(count)
 
 
 def _reached_parts(
@@ -377,7 +397,7 @@ def held_on_path(
         kind: MEMBERSHIP or GROUP.
         node_ids: The organization resource must be among them for own roles to be found.
     """
-    rows = snapshot.connection.execute(
+    rows = snapshot.values(
         _held_on_path(snapshot.dialect, kind, True),
         {
             "subject": subject_id,
@@ -423,7 +443,7 @@ def _held_on_path(dialect: Dialect, kind: str, with_permissions: bool) -> TextCl
 def direct_groups(snapshot: Snapshot, subject_id: str, kind: str) -> set[str]:
     """Returns the groups that a membership or group is directly in, without everyone."""
     statement = _DIRECT_GROUPS[kind]
-    return set(snapshot.connection.execute(statement, {"subject": subject_id}).scalars())
+    return {group_id for (group_id,) in snapshot.values(statement, {"subject": subject_id})}
 
 
 _DIRECT_GROUPS = {
@@ -436,7 +456,7 @@ def groups_above(snapshot: Snapshot, group_ids: Collection[str]) -> dict[str, se
     """Returns, for these groups and all that contain them, the groups each is directly in."""
     statement = _groups_above(snapshot.dialect)
     above: dict[str, set[str]] = {}
-    for inner, outer in snapshot.connection.execute(
+    for inner, outer in snapshot.values(
         statement, {"groups": snapshot.dialect.list_value(group_ids)}
     ):
         above.setdefault(inner, set()).add(outer)
@@ -455,18 +475,24 @@ def _groups_above(dialect: Dialect) -> TextClause:
     )
 
 
+class ContainingRole(NamedTuple):
+    """A role that contains a permission."""
+
+    id: str
+    slug: str
+    resource_type_slug: str
+
+
 def roles_containing(
     snapshot: Snapshot, permission_slug: str, organization_id: str
-) -> Sequence[Row[Any]]:
-    """Returns id, slug and type of the roles of an organization that contain a permission."""
-    return snapshot.connection.execute(
-        _ROLES_CONTAINING,
-        {
-            "permission": permission_slug,
-            "organization": organization_id,
-            "environment": ENVIRONMENT,
-        },
-    ).all()
+) -> list[ContainingRole]:
+    """Returns the roles of an organization that contain a permission."""
+    parameters = {
+        "permission": permission_slug,
+        "organization": organization_id,
+        "environment": ENVIRONMENT,
+    }
+    return [ContainingRole._make(row) for row in snapshot.values(_ROLES_CONTAINING, parameters)]
 
 
 _ROLES_CONTAINING = text(
@@ -504,18 +530,18 @@ def holders(
     is_ordered = sum(row.resource_type_slug == "organization" for row in containing) > 1
     if not roles:
         return Holders({}, False, [], {})
-    rows = snapshot.connection.execute(
+    rows = snapshot.values(
         _holding_groups(snapshot.dialect),
         {
             "nodes": snapshot.dialect.list_value(node_ids),
             "roles": snapshot.dialect.list_value(roles),
             "now": snapshot.now,
         },
-    ).all()
+    )
     groups = [Held(row[0], row[1], row[2], row[3], roles[row[3]], row[4]) for row in rows]
     inner: dict[str, set[str]] = {group.holder_id: set() for group in groups}
     if groups:
-        for outer_id, inner_id in snapshot.connection.execute(
+        for outer_id, inner_id in snapshot.values(
             _groups_within(snapshot.dialect),
             {"groups": snapshot.dialect.list_value(inner)},
         ):
@@ -590,7 +616,7 @@ def members_page(
         return []
     parameters = _member_parameters(snapshot, organization_id, sources, limit)
     parameters["before"] = LAST_ID if after is None else after
-    return list(snapshot.connection.execute(statement, parameters).scalars())
+    return [id for (id,) in snapshot.values(statement, parameters)]
 
 
 def count_members(snapshot: Snapshot, organization_id: str, sources: Sources, *, limit: int) -> int:
@@ -603,7 +629,8 @@ def count_members(snapshot: Snapshot, organization_id: str, sources: Sources, *,
         return 0
     parameters = _member_parameters(snapshot, organization_id, sources, limit)
     parameters["before"] = LAST_ID
-    return int(snapshot.connection.execute(statement, parameters).scalar_one())
+    ((count,),) = snapshot.values(statement, parameters)
+    return int(count)
 
 
 def _member_parameters(
@@ -701,7 +728,7 @@ def member_grants(
         root_id: The organization resource if own roles count, else None.
         group_ids: The groups that hold it or lie in one that does.
     """
-    rows = snapshot.connection.execute(
+    rows = snapshot.values(
         _member_grants(snapshot.dialect),
         {
             "members": snapshot.dialect.list_value(membership_ids),
@@ -765,20 +792,32 @@ def valid_roles(
     snapshot: Snapshot, subject_id: str, kind: str, node_ids: Collection[str]
 ) -> set[str]:
     """Returns the roles that a subject holds on these nodes and that have not ended."""
-    rows = snapshot.connection.execute(
+    rows = snapshot.values(
         _held_on_path(snapshot.dialect, kind, False),
         {"subject": subject_id, "nodes": snapshot.dialect.list_value(node_ids)},
     )
-    return {row.role_id for row in rows if row.expires_at is None or snapshot.now < row.expires_at}
+    held = [Held(*row) for row in rows]
+    return {
+        each.role_id for each in held if each.expires_at is None or snapshot.now < each.expires_at
+    }
 
 
-def path_rows(snapshot: Snapshot, path: Sequence[str]) -> list[Row[Any]]:
-    """Returns id, type, external id and name of the nodes of a path, in its order."""
-    rows = snapshot.connection.execute(
+class Node(NamedTuple):
+    """A resource of a path."""
+
+    id: str
+    resource_type_slug: str
+    external_id: str
+    name: str
+
+
+def path_rows(snapshot: Snapshot, path: Sequence[str]) -> list[Node]:
+    """Returns the nodes of a path, in its order."""
+    rows = snapshot.values(
         _path_rows(snapshot.dialect), {"nodes": snapshot.dialect.list_value(path)}
-    ).all()
+    )
     places = {resource_id: place for place, resource_id in enumerate(path)}
-    return sorted(rows, key=lambda row: places[row.id])
+    return sorted(map(Node._make, rows), key=lambda node: places[node.id])
 
 
 @cache

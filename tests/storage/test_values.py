@@ -53,6 +53,10 @@ def test_a_lost_database_is_unavailable_and_comes_back(server: Server, ask: Ask)
     try:
         assert ask(database, ONE, {"more": 0})[0][0] == 1
         server.kill()
+        # Its processes live until they notice; then it is as lost as it will be.
+        with pytest.raises(errors.Unavailable):
+            for _ in range(100_000):
+                ask(database, ONE, {"more": 0})
         for _ in range(3):
             with pytest.raises(errors.Unavailable) as refused:
                 ask(database, ONE, {"more": 0})
