@@ -91,7 +91,8 @@ class Discovery:
         return pb.AuthorizationServiceListResourcesResponse(
             items=[
                 pb.AccessibleResource(
-                    resource=resources_pb2.Resource(**resources.view(row)), permission_slugs=held
+                    resource=render.message(resources_pb2.Resource, resources.view(row)),
+                    permission_slugs=held,
                 )
                 for row, held in listed.items
             ],
@@ -124,7 +125,9 @@ class Discovery:
         return pb.ListMembersResponse(
             members=[
                 pb.ResourceMember(
-                    organization_membership=memberships_pb2.OrganizationMembership(**views[id]),
+                    organization_membership=render.message(
+                        memberships_pb2.OrganizationMembership, views[id]
+                    ),
                     grants=[_grant(grant, nodes) for grant in grants],
                     grants_truncated=truncated,
                 )
