@@ -9,7 +9,7 @@ from authz_service.api import render
 from authz_service.api.consistency import Freshness
 from authz_service.api.listing import Listings
 from authz_service.base import errors
-from authz_service.domain import discovery, memberships, permissions, resource_types, resources
+from authz_service.domain import discovery, events, memberships, permissions, resource_types
 from authz_service.engine import limits
 from authz_service.engine.explain import OWN_ROLE, VIA_GROUP, Grant, Step
 from authz_service.engine.facts import GROUP, Subject
@@ -24,7 +24,7 @@ from authz_service.pb.authz.v1 import (
 )
 from authz_service.rpc.call import Context
 from authz_service.storage.database import Database, Reading, Snapshot
-from authz_service.storage.searches import Frame
+from authz_service.storage.searches import Frame, ListedResource
 
 
 class Discovery:
@@ -88,18 +88,15 @@ class Discovery:
                     )
         else:
             asked, listed = read(self._database.single(context.actor))
-        return pb.AuthorizationServiceListResourcesResponse(
-            items=[
-                pb.AccessibleResource(
-                    resource=render.message(resources_pb2.Resource, resources.view(row)),
-                    permission_slugs=held,
-                )
-                for row, held in listed.items
-            ],
+        response = pb.AuthorizationServiceListResourcesResponse(
             next_page_token=listing.token(listed.after),
             total_size=total,
             consistency_token=self._freshness.token(asked.revisions),
         )
+        for row, held in listed.items:
+            item = response.items.add(permission_slugs=held)
+            _fill_resource(item.resource, asked, row)
+        return response
 
     def ListMembers(
         self, request: pb.ListMembersRequest, context: Context
@@ -194,6 +191,21 @@ class Discovery:
         if explanation.allowed_until is not None:
             response.allowed_until.CopyFrom(render.timestamp(explanation.allowed_until))
         return response
+
+
+def _fill_resource(message: resources_pb2.Resource, asked: Frame, row: ListedResource) -> None:
+    """Fills what ``resources.view`` shows, in place: a third of the price of keywords, a row."""
+    message.id = row.id
+    message.organization_id = asked.organization_id or ""
+    message.resource_type_slug = row.resource_type_slug
+    message.external_id = row.external_id
+    message.name = row.name
+    message.description = row.description
+    message.parent_resource_id = row.parent_id
+    message.depth = row.depth
+    render.fill_timestamp(message.created_at, row.created_at)
+    render.fill_timestamp(message.updated_at, row.updated_at)
+    message.etag = events.etag(row)
 
 
 Nodes = dict[str, core_pb2.ResourceSummary]

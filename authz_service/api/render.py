@@ -24,6 +24,12 @@ def timestamp(instant: int) -> Timestamp:
     return Timestamp(seconds=instant // 1_000_000, nanos=instant % 1_000_000 * 1_000)
 
 
+def fill_timestamp(value: Timestamp, instant: int) -> None:
+    """Sets a Timestamp to microseconds since 1970."""
+    value.seconds, rest = divmod(instant, 1_000_000)
+    value.nanos = rest * 1_000
+
+
 def message(kind: type[M], view: Mapping[str, Any]) -> M:
     """Returns what the lower floors show of an object as a message.
 

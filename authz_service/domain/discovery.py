@@ -126,7 +126,7 @@ def list_resources(
     items = []
     for row in shown:
         slugs = of_type[row.resource_type_slug]
-        if len(slugs) > 1 and held is not None:
+        if len(slugs) > 1 and held is not None and row.path is not None:
             nodes = row.path.split("/")
             slugs = [slug for slug in slugs if any(slug in held.get(node, ()) for node in nodes)]
         items.append((row, slugs))

@@ -22,7 +22,6 @@ from authz_service.engine.check import resource_not_found
 from authz_service.engine.facts import ResourceRef
 from authz_service.storage import below, paging, realms
 from authz_service.storage.database import Snapshot, Transaction
-from authz_service.storage.searches import ListedResource
 from authz_service.storage.tables import (
     Organization,
     Resource,
@@ -34,7 +33,7 @@ ORGANIZATION_TYPE = "organization"
 UPDATABLE = ("name", "description")
 
 
-def view(row: Resource | Row[Any] | ListedResource) -> dict[str, Any]:
+def view(row: Resource | Row[Any]) -> dict[str, Any]:
     """Returns the resource as callers and events see it."""
     return {
         "id": row.id,

@@ -138,19 +138,21 @@ def _frame(dialect: Dialect, kind: str | None, by_id: bool | None) -> TextClause
 
 
 class ListedResource(NamedTuple):
-    """A resource of a page; named as its columns are."""
+    """A resource of a page, in the organization asked about; named as its columns are.
+
+    Attributes:
+        path: None unless the page says which permissions are held.
+    """
 
     id: str
-    organization_id: str
     resource_type_slug: str
     external_id: str
     name: str
     description: str
     parent_id: str
-    path: str
+    path: str | None
     created_at: int
     updated_at: int
-    everyone_group_id: None
     depth: int
     revision: int
 
@@ -160,8 +162,8 @@ class Reached(NamedTuple):
 
     Attributes:
         rows: Resources strictly below the parent, newest first, at most the limit.
-        held: Resource id to the asked permissions held right there; None where each permission is
-            the only asked one of its type, so that every row has its own type's.
+        held: Resource id to the asked permissions held right there; None if only one was asked,
+            which is then held on every row.
     """
 
     frame: Frame
@@ -204,16 +206,26 @@ def reached(
         with_held,
     )
     found = reading.values(statement, parameters)
-    first = next(row for row in found if row[0] == 0)
-    rows = [ListedResource._make(row[1:14]) for row in found if row[0] == 1]
-    rows.sort(reverse=True)
-    held: dict[str, set[str]] | None = None
-    if with_held:
-        held = {}
-        for pair in filter(None, (first[14] or "").split(",")):
-            resource_id, _, slug = pair.partition(" ")
-            held.setdefault(resource_id, set()).add(slug)
-    return Reached(_framed(first[1:], permission_slugs), rows, held)
+    # Without an order of the whole, the databases answer in any.
+    found.sort(reverse=True)
+    *listed, first = found
+    _, subject_id, organization_id, status, resource_id, resource_organization_id, *others = first
+    type_slug, types, environment_revision, revision, _, _, held_pairs = others
+    framed = _framed(
+        (
+            subject_id, organization_id, status, resource_id, resource_organization_id, type_slug,
+            None, types, environment_revision, revision, None,
+        ),
+        permission_slugs,
+    )  # fmt: skip
+    rows = [ListedResource._make(row[1:12]) for row in listed]
+    if not with_held:
+        return Reached(framed, rows, None)
+    held: dict[str, set[str]] = {}
+    for pair in filter(None, (held_pairs or "").split(",")):
+        node_id, _, slug = pair.partition(" ")
+        held.setdefault(node_id, set()).add(slug)
+    return Reached(framed, rows, held)
 
 
 def count_reached(
@@ -257,7 +269,7 @@ def _reached_parts(
         )
     of_types = f" AND a.type_slug IN {dialect.in_list('types')}" if with_types else ""
     covered = (
-        "SELECT DISTINCT t.id AS ancestor_id, r.type_slug FROM target t"
+        "SELECT t.id AS ancestor_id, r.type_slug FROM target t"
         " JOIN resource_ancestors n ON n.resource_id = t.id"
         " JOIN roots r ON r.resource_id = n.ancestor_id"
     )
@@ -270,7 +282,7 @@ def _reached_parts(
             " AND (c.parent_id, c.resource_type_slug, c.id) < (g.ancestor_id, g.type_slug, :before)"
             " ORDER BY c.parent_id DESC, c.resource_type_slug DESC, c.id DESC LIMIT :limit"
         )
-        sources = covered
+        sources = f"{covered} GROUP BY t.id, r.type_slug"
         # Nothing flows up: a child is reached from above, or by a grant on the child itself.
         more = (
             " UNION SELECT c.id FROM roots r CROSS JOIN target t"
@@ -309,7 +321,7 @@ def _reached_parts(
         + "), asked(slug, type_slug) AS (SELECT slug, resource_type_slug FROM permissions"
         f" WHERE slug IN {dialect.in_list('slugs')}),"
         " roots(resource_id, type_slug, slug) AS"
-        " (SELECT DISTINCT h.resource_id, a.type_slug, a.slug FROM held h"
+        " (SELECT h.resource_id, a.type_slug, a.slug FROM held h"
         " JOIN role_permissions p ON p.role_id = h.role_id"
         f" JOIN asked a ON a.slug = p.permission_slug{of_types}"
         " WHERE h.expires_at IS NULL OR h.expires_at > :now),"
@@ -331,26 +343,24 @@ def _reached(
     children_only: bool,
     with_held: bool,
 ) -> TextClause:
-    held = "NULL"
+    held, path = "NULL", "NULL"
     if with_held:
         held_pairs = dialect.joined("resource_id || ' ' || slug")
-        held = f"(SELECT {held_pairs} FROM roots)"
+        held, path = f"(SELECT {held_pairs} FROM roots)", "r.path"
     type_pairs = dialect.joined("slug || ' ' || type_slug")
     return text(
         f"{_reached_parts(dialect, kind, by_id, with_types, children_only)}"
         # One row for the question, named as the columns of the resources that follow it.
-        " SELECT 0 AS kind, s.id AS id, s.organization_id AS organization_id,"
-        " s.status AS resource_type_slug, t.id AS external_id, t.organization_id AS name,"
-        " t.resource_type_slug AS description, t.path AS parent_id,"
-        f" (SELECT {type_pairs} FROM asked) AS path,"
+        " SELECT 0 AS kind, s.id AS id, s.organization_id AS resource_type_slug,"
+        " s.status AS external_id, t.id AS name, t.organization_id AS description,"
+        f" t.resource_type_slug AS parent_id, (SELECT {type_pairs} FROM asked) AS path,"
         f" (SELECT revision FROM realms WHERE id = '{ENVIRONMENT}') AS created_at,"
         " (SELECT revision FROM realms WHERE id = s.organization_id) AS updated_at,"
-        " (SELECT everyone_group_id FROM organizations WHERE id = s.organization_id),"
-        f" NULL AS depth, NULL AS revision, {held}"
+        f" NULL AS depth, NULL AS revision, {held} AS held"
         " FROM (SELECT 1 AS one) q LEFT JOIN asker s ON q.one = 1 LEFT JOIN target t ON q.one = 1"
-        " UNION ALL SELECT 1, r.id, r.organization_id, r.resource_type_slug, r.external_id,"
-        " r.name, r.description, r.parent_id, r.path, r.created_at, r.updated_at, NULL,"
-        " r.depth, r.revision, NULL FROM page" + dialect.probe("resources", "r", "r.id = page.id")
+        " UNION ALL SELECT 1, r.id, r.resource_type_slug, r.external_id, r.name, r.description,"
+        f" r.parent_id, {path}, r.created_at, r.updated_at, r.depth, r.revision, NULL FROM page"
+        + dialect.probe("resources", "r", "r.id = page.id")
     )
 
 
