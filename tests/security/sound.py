@@ -755,13 +755,21 @@ def leaves(message: Message, prefix: str = "") -> Iterator[Leaf]:
             yield Leaf(path, value, lambda new, m=message, n=field.name: setattr(m, n, new))
 
 
-def ask(worker: Worker, bearers: list[str], service: str, name: str, request: Message) -> Reply:
+def ask(
+    worker: Worker,
+    bearers: list[str],
+    service: str,
+    name: str,
+    request: Message,
+    more: tuple[tuple[str, str], ...] = (),
+) -> Reply:
     """Asks any RPC, unary or streaming, and returns its answer; of a stream the first message.
 
     Args:
         bearers: What each ``authorization`` says; none sends none.
+        more: Metadata beside it.
     """
-    metadata = tuple(("authorization", bearer) for bearer in bearers)
+    metadata = (*(("authorization", bearer) for bearer in bearers), *more)
     path = f"/authz.v1.{service}/{name}"
     payload = request.SerializeToString()
     streaming = worker.hall.methods[path].streaming
