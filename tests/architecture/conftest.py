@@ -29,14 +29,15 @@ class Stocked(NamedTuple):
     template: Path
 
 
-def opened(database: Path) -> tuple[Worker, Caller]:
-    """A worker on a SQLite file, and an admin."""
+def opened(database: Path, **settings: str) -> tuple[Worker, Caller]:
+    """A worker on a SQLite file, with these settings, and an admin."""
     environment, _ = dev_environment(
         {
             "AUTHZ_DATABASE_URL": f"sqlite:///{database}",
             "AUTHZ_LISTEN": "127.0.0.1:0",
             "AUTHZ_METRICS_LISTEN": "127.0.0.1:0",
             "AUTHZ_RATE_PER_SECOND": "0",
+            **settings,
         }
     )
     worker = Worker(Config.from_environment(environment))

@@ -176,19 +176,24 @@ def perform(write: Write, api: Caller, worker: Worker, request: Request) -> Any:
     Raises:
         Refused: As the service refuses it.
     """
-    if not method(write.service, write.name).client_streaming:
-        return getattr(getattr(api, write.service), write.name)(**request)
-    message = message_factory.GetMessageClass(method(write.service, write.name).input_type)
+    return send(api, worker, write.service, write.name, request)
+
+
+def send(api: Caller, worker: Worker, service: str, name: str, request: Request) -> Any:
+    """Makes a call; that of a client stream has its messages under ``parts``."""
+    if not method(service, name).client_streaming:
+        return getattr(getattr(api, service), name)(**request)
+    message = message_factory.GetMessageClass(method(service, name).input_type)
     parts = iter([message(**part).SerializeToString() for part in request["parts"]])
     metadata = (("authorization", f"Bearer {api._bearer}"), *api._metadata)
-    call = Call(f"/authz.v1.{write.service}/{write.name}", metadata)
+    call = Call(f"/authz.v1.{service}/{name}", metadata)
     reply = worker.hall.collect(call, parts, lambda: False)
     if reply.status is not None:
         raise Refused(reply.status)
     return files.ImportDirectoryResponse.FromString(reply.payload)
 
 
-def _file(**content: Any) -> list[Request]:
+def file_of(**content: Any) -> list[Request]:
     data = json.dumps({"format": "authz-directory/1", **content}).encode()
     return [{"header": {"format": files.DIRECTORY_FILE_FORMAT_JSON}}, {"chunk": data}]
 
@@ -763,7 +768,7 @@ _FILES = [
         "DirectoryFileService",
         "ImportDirectory",
         lambda w: {
-            "parts": _file(
+            "parts": file_of(
                 users=[{"external_id": "eve", "email": "eve@example.com"}],
                 organizations=[
                     {
@@ -777,7 +782,7 @@ _FILES = [
                 ],
             )
         },
-        ({"parts": _file(users=[{"external_id": "eve", "email": "nobody"}])},),
+        ({"parts": file_of(users=[{"external_id": "eve", "email": "nobody"}])},),
         changes_facts=True,
     ),
 ]
