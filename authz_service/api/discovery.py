@@ -23,7 +23,7 @@ from authz_service.pb.authz.v1 import (
     resources_pb2,
 )
 from authz_service.rpc.call import Context
-from authz_service.storage.database import Database, Reading, Snapshot
+from authz_service.storage.database import Database, Reading
 from authz_service.storage.searches import Frame, ListedResource
 
 
@@ -105,35 +105,37 @@ class Discovery:
         slug = request.permission_slug
         wanted = self._freshness.wanted(request.consistency)
         listing = self._listings.open(request, context)
-        with self._database.snapshot(context.actor) as snapshot:
-            asked = discovery.frame(snapshot, None, resource, (slug,))
+        total = None
+
+        def read(reading: Reading) -> tuple[Frame, discovery.ListedMembers]:
+            asked, listed = discovery.list_members(
+                reading, resource, slug, direct_only=request.direct_only, page=listing.page
+            )
             self._freshness.check(wanted, asked.revisions)
             discovery.require(context.actor, asked, None, resource, (slug,))
-            listed = discovery.list_members(
-                snapshot,
-                asked,
-                slug,
-                direct_only=request.direct_only,
-                page=listing.page,
-                include_total=request.include_total_size,
-            )
-            views = memberships.views_by_id(snapshot, [id for id, _, _ in listed.items])
-            nodes = _summaries(snapshot, asked)
-        return pb.ListMembersResponse(
-            members=[
-                pb.ResourceMember(
-                    organization_membership=render.message(
-                        memberships_pb2.OrganizationMembership, views[id]
-                    ),
-                    grants=[_grant(grant, nodes) for grant in grants],
-                    grants_truncated=truncated,
+            discovery.require_type(asked, slug)
+            return asked, listed
+
+        if request.include_total_size:
+            with self._database.snapshot(context.actor) as snapshot:
+                asked, listed = read(snapshot)
+                total = discovery.count_members(
+                    snapshot, resource, slug, direct_only=request.direct_only
                 )
-                for id, grants, truncated in listed.items
-            ],
+        else:
+            asked, listed = read(self._database.single(context.actor))
+        response = pb.ListMembersResponse(
             next_page_token=listing.token(listed.after),
-            total_size=listed.total,
+            total_size=total,
             consistency_token=self._freshness.token(asked.revisions),
         )
+        nodes = {row.id: _summary(row) for row in listed.path}
+        for member in listed.items:
+            item = response.members.add(grants_truncated=member.is_truncated)
+            _fill_membership(item.organization_membership, member)
+            for grant in member.grants:
+                _fill_grant(item.grants.add(), grant, nodes)
+        return response
 
     def ListPermissions(
         self, request: pb.AuthorizationServiceListPermissionsRequest, context: Context
@@ -208,11 +210,40 @@ def _fill_resource(message: resources_pb2.Resource, asked: Frame, row: ListedRes
     message.etag = events.etag(row)
 
 
+def _fill_membership(
+    message: memberships_pb2.OrganizationMembership, member: discovery.ListedMember
+) -> None:
+    """Fills what ``memberships.view`` shows, in place."""
+    person, roles = member.person, member.roles
+    message.id = person.id
+    message.user_id = person.user_id
+    message.organization_id = person.organization_id
+    # The lists hold no others.
+    message.status = memberships_pb2.MEMBERSHIP_STATUS_ACTIVE
+    for role in roles:
+        message.roles.add(
+            role_id=role.role_id,
+            slug=role.slug,
+            sources=memberships.role_sources(role),
+            group_ids=sorted(role.group_ids),
+        )
+    if roles:
+        message.role = roles[0].slug
+    user = message.user
+    user.id = person.user_id
+    user.email = person.email
+    user.first_name = person.first_name
+    user.last_name = person.last_name
+    user.name = person.name
+    user.profile_picture_url = person.profile_picture_url
+    user.external_id = person.external_id or ""
+    message.organization_name = person.organization_name
+    render.fill_timestamp(message.created_at, person.created_at)
+    render.fill_timestamp(message.updated_at, person.updated_at)
+    message.etag = events.etag(person)
+
+
 Nodes = dict[str, core_pb2.ResourceSummary]
-
-
-def _summaries(snapshot: Snapshot, asked: Frame) -> Nodes:
-    return {row.id: _summary(row) for row in discovery.path(snapshot, asked)}
 
 
 def _summary(row: Any) -> core_pb2.ResourceSummary:
@@ -225,9 +256,15 @@ def _summary(row: Any) -> core_pb2.ResourceSummary:
 
 
 def _grant(grant: Grant, nodes: Nodes) -> core_pb2.Grant:
-    message = core_pb2.Grant(
-        role_id=grant.role_id, role_slug=grant.role_slug, resource=nodes[grant.resource_id]
-    )
+    message = core_pb2.Grant()
+    _fill_grant(message, grant, nodes)
+    return message
+
+
+def _fill_grant(message: core_pb2.Grant, grant: Grant, nodes: Nodes) -> None:
+    message.role_id = grant.role_id
+    message.role_slug = grant.role_slug
+    message.resource.CopyFrom(nodes[grant.resource_id])
     if grant.holder == OWN_ROLE:
         message.own_role = True
     elif grant.holder == VIA_GROUP:
@@ -237,8 +274,7 @@ def _grant(grant: Grant, nodes: Nodes) -> core_pb2.Grant:
     else:
         message.role_assignment_id = grant.assignment_id
     if grant.expires_at is not None:
-        message.expires_at.CopyFrom(render.timestamp(grant.expires_at))
-    return message
+        render.fill_timestamp(message.expires_at, grant.expires_at)
 
 
 def _step(step: Step, asked: Frame, subject: Subject, slug: str, nodes: Nodes) -> pb.RemedyStep:

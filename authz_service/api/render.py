@@ -1,8 +1,7 @@
 """Times, references and masks: from protos to the values of the lower floors, and back."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
@@ -15,9 +14,6 @@ from authz_service.engine.facts import API_KEY, GROUP, MEMBERSHIP, USER, Resourc
 from authz_service.pb.authz.v1 import core_pb2
 from authz_service.rpc.validation import update_paths
 
-M = TypeVar("M", bound=Message)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 def timestamp(instant: int) -> Timestamp:
     """Returns microseconds since 1970 as a Timestamp."""
@@ -28,25 +24,6 @@ def fill_timestamp(value: Timestamp, instant: int) -> None:
     """Sets a Timestamp to microseconds since 1970."""
     value.seconds, rest = divmod(instant, 1_000_000)
     value.nanos = rest * 1_000
-
-
-def message(kind: type[M], view: Mapping[str, Any]) -> M:
-    """Returns what the lower floors show of an object as a message.
-
-    The same as ``kind(**view)`` but for time: protobuf's own way from a datetime costs several
-    times as much, which a page of a thousand rows feels.
-    """
-    return kind(
-        **{
-            name: _timestamp(value) if type(value) is datetime else value
-            for name, value in view.items()
-        }
-    )
-
-
-def _timestamp(value: datetime) -> Timestamp:
-    since = value - EPOCH
-    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
 
 def instant(value: Timestamp) -> int:

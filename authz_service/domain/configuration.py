@@ -116,14 +116,16 @@ def role_priorities(
 ) -> Mapping[str, list[str]]:
     """Returns ``role_priority`` of each of these organizations, in one statement for all."""
     stored = role_orders.read(snapshot, organization_ids)
-    return {
-        organization_id: _order_of(
-            stored.own.get(organization_id),
-            stored.deployment,
-            [*stored.role_ids[ENVIRONMENT], *stored.role_ids[organization_id]],
-        )
-        for organization_id in organization_ids
-    }
+    return {each: priority_of(stored, each) for each in organization_ids}
+
+
+def priority_of(stored: role_orders.RoleOrders, organization_id: str) -> list[str]:
+    """Returns ``role_priority`` of an organization whose orders and roles have been read."""
+    return _order_of(
+        stored.own.get(organization_id),
+        stored.deployment,
+        [*stored.role_ids[ENVIRONMENT], *stored.role_ids[organization_id]],
+    )
 
 
 def role_slugs(snapshot: Snapshot, organization_id: str = "") -> dict[str, str]:

@@ -6,7 +6,7 @@ compares them.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
@@ -23,9 +23,10 @@ from authz_service.engine.check import (
 from authz_service.engine.explain import ACTIVE, ASSIGNMENT, OWN_ROLE, VIA_GROUP, Explanation, Grant
 from authz_service.engine.facts import GROUP, MEMBERSHIP, ResourceRef, Subject
 from authz_service.engine.limits import LISTED_GRANTS_MAX
-from authz_service.storage import searches
+from authz_service.storage import resource_members, searches
 from authz_service.storage.database import Reading, Snapshot
-from authz_service.storage.searches import Frame, Held, ListedResource, Node, Sources
+from authz_service.storage.members import HeldRole, Person
+from authz_service.storage.searches import Frame, Held, ListedResource, Node
 
 
 def frame(
@@ -63,15 +64,15 @@ def require(
         raise resource_not_found(resource)
 
 
-def _require_type(asked: Frame, permission_slug: str) -> None:
+def require_type(asked: Frame, permission_slug: str) -> None:
+    """Refuses a permission of another type than the asked resource's (row 7).
+
+    Raises:
+        InvalidArgument: PERMISSION_RESOURCE_TYPE_MISMATCH.
+    """
     permission_type = asked.permission_types[permission_slug]
     if permission_type != asked.resource_type_slug:
         raise type_mismatch(permission_slug, permission_type, asked.resource_type_slug or "")
-
-
-def path(snapshot: Snapshot, asked: Frame) -> list[Node]:
-    """Returns the resources of the asked path, from the organization resource down."""
-    return searches.path_rows(snapshot, asked.resource_path)
 
 
 def _kind(subject: Subject) -> str:
@@ -160,81 +161,103 @@ def count_resources(
 # --- members ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ListedMembers:
-    """One page of members, newest first: membership id, its grants in order, whether cut off."""
+class ListedMember(NamedTuple):
+    """A member of a page.
 
-    items: Sequence[tuple[str, list[Grant], bool]]
+    Attributes:
+        roles: Its organization-level roles, highest priority first (M10).
+        grants: Those that give the permission, in order, at most ``LISTED_GRANTS_MAX``.
+        is_truncated: There are more.
+    """
+
+    person: Person
+    roles: list[HeldRole]
+    grants: list[Grant]
+    is_truncated: bool
+
+
+class ListedMembers(NamedTuple):
+    """One page of members, newest first.
+
+    Attributes:
+        path: The resources that the grants are held on, and more of the asked path.
+    """
+
+    items: list[ListedMember]
+    path: list[Node]
     after: Cursor | None
-    total: int | None
 
 
 def list_members(
-    snapshot: Snapshot,
-    asked: Frame,
+    reading: Reading,
+    resource: ResourceRef,
     permission_slug: str,
     *,
     direct_only: bool,
     page: Page,
-    include_total: bool,
-) -> ListedMembers:
-    """Returns the active memberships that have the permission on the asked resource (M23).
+) -> tuple[Frame, ListedMembers]:
+    """Returns the active memberships that have the permission on a resource (M23).
 
-    Raises:
-        InvalidArgument: PERMISSION_RESOURCE_TYPE_MISMATCH.
+    Returns:
+        What the question names (for ``require_type``), and the page, without a total.
     """
-    assert asked.organization_id is not None
-    _require_type(asked, permission_slug)
-    organization_id = asked.organization_id
-    path = asked.resource_path
-    nodes = path[-1:] if direct_only else path
-    root_id = path[0] if path[0] in nodes else None
-    holding = searches.holders(snapshot, organization_id, nodes, permission_slug)
-    everyone = any(group.holder_id == asked.everyone_group_id for group in holding.groups)
-    inner_groups = tuple(holding.inner.keys() - {asked.everyone_group_id})
-    role_ids = tuple(holding.role_slugs)
-    sources = Sources(
-        own=role_ids if root_id else (),
-        assigned=tuple((node, role_id) for node in nodes for role_id in role_ids),
-        groups=inner_groups,
-        everyone=everyone,
+    found = resource_members.page(
+        reading,
+        resource,
+        permission_slug,
+        direct_only=direct_only,
+        after=str(page.after[0]) if page.after else None,
+        limit=page.size + 1,
     )
-    total = None
-    if include_total:
-        limit = snapshot.limits.total_size_max
-        count = searches.count_members(snapshot, organization_id, sources, limit=limit + 1)
-        total = count if count <= limit else None
-    after = str(page.after[0]) if page.after else None
-    found = searches.members_page(
-        snapshot, organization_id, sources, after=after, limit=page.size + 1
-    )
-    shown = found[: page.size]
+    asked = found.frame
+    shown = found.ids[: page.size]
     if not shown:
-        return ListedMembers((), None, total)
-    through = searches.member_grants(
-        snapshot,
-        shown,
-        role_slugs=holding.role_slugs,
-        node_ids=nodes,
-        root_id=root_id,
-        group_ids=inner_groups,
-    )
+        return asked, ListedMembers([], found.nodes, None)
+    assert asked.organization_id is not None
     above: dict[str, set[str]] = {}
-    for outer, inner_ids in holding.inner.items():
+    for outer, inner_ids in found.inner.items():
         for inner in inner_ids:
             above.setdefault(inner, set()).add(outer)
-    order = _order(snapshot, organization_id, has_priority=bool(root_id) and holding.is_ordered)
+    priority = configuration.priority_of(found.orders, asked.organization_id)
+    order = explaining.role_order(priority)
+    # Members of one group have its grants in common.
+    through: dict[frozenset[str], list[Grant]] = {}
     items = []
     for membership_id in shown:
-        direct = through.direct_groups[membership_id]
-        grants = [_own_grant(held) for held in through.held[membership_id]]
-        for held in holding.groups:
-            via = _via(held.holder_id, asked.everyone_group_id, direct, above)
-            if via is not None:
-                grants.append(_group_grant(held, via))
-        grants = explaining.ordered(grants, path, order)
-        items.append((membership_id, grants[:LISTED_GRANTS_MAX], len(grants) > LISTED_GRANTS_MAX))
-    return ListedMembers(items, (shown[-1],) if len(found) > page.size else None, total)
+        direct = frozenset(found.direct_groups[membership_id])
+        by_groups = through.get(direct)
+        if by_groups is None:
+            by_groups = through[direct] = [
+                _group_grant(held, via)
+                for held in found.groups
+                if (via := _via(held.holder_id, asked.everyone_group_id, direct, above)) is not None
+            ]
+        own = [_own_grant(held) for held in found.held[membership_id]]
+        grants = explaining.ordered([*own, *by_groups], asked.resource_path, order)
+        roles = sorted(
+            found.roles.get(membership_id, {}).values(), key=lambda role: order(role.role_id)
+        )
+        items.append(
+            ListedMember(
+                found.people[membership_id],
+                roles,
+                grants[:LISTED_GRANTS_MAX],
+                len(grants) > LISTED_GRANTS_MAX,
+            )
+        )
+    after = (shown[-1],) if len(found.ids) > page.size else None
+    return asked, ListedMembers(items, found.nodes, after)
+
+
+def count_members(
+    reading: Reading, resource: ResourceRef, permission_slug: str, *, direct_only: bool
+) -> int | None:
+    """Returns how many memberships ``list_members`` lists in all, None above the limit."""
+    limit = reading.limits.total_size_max
+    count = resource_members.count(
+        reading, resource, permission_slug, direct_only=direct_only, limit=limit + 1
+    )
+    return count if count <= limit else None
 
 
 def _order(snapshot: Snapshot, organization_id: str, *, has_priority: bool) -> explaining.RoleOrder:
@@ -270,7 +293,7 @@ def _group_grant(held: Held, via_group_ids: tuple[str, ...]) -> Grant:
 def _via(
     group_id: str,
     everyone_group_id: str | None,
-    direct: set[str],
+    direct: Collection[str],
     above: dict[str, set[str]],
 ) -> tuple[str, ...] | None:
     if group_id == everyone_group_id:
@@ -332,7 +355,7 @@ def explain(
         InvalidArgument: PERMISSION_RESOURCE_TYPE_MISMATCH.
     """
     assert asked.subject_id and asked.organization_id and asked.status
-    _require_type(asked, permission_slug)
+    require_type(asked, permission_slug)
     path = asked.resource_path
     kind = _kind(subject)
     held = searches.held_on_path(snapshot, asked.subject_id, kind, path, (permission_slug,))

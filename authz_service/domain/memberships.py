@@ -37,13 +37,19 @@ def views(snapshot: Snapshot, rows: Sequence[Membership | Row[Any]]) -> list[dic
         return []
     membership_ids = [row.id for row in rows]
     people = {person.id: person for person in members.people(snapshot, membership_ids)}
-    return _views(snapshot, rows, [people[row.id] for row in rows])
+    return _views(snapshot, rows, people)
+
+
+def views_by_id(snapshot: Snapshot, membership_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Returns id to membership as callers see it, of those that exist; at most a page of a list."""
+    people = {person.id: person for person in members.people(snapshot, membership_ids)}
+    return {seen["id"]: seen for seen in _views(snapshot, list(people.values()), people)}
 
 
 def _views(
     snapshot: Snapshot,
     rows: Sequence[Membership | Row[Any] | members.Person],
-    people: Sequence[members.Person],
+    people: Mapping[str, members.Person],
 ) -> list[dict[str, Any]]:
     membership_ids = [row.id for row in rows]
     held = members.organization_roles(snapshot, membership_ids)
@@ -54,15 +60,9 @@ def _views(
         ).items()
     }
     return [
-        _view(row, person, held.get(row.id, {}), orders[row.organization_id])
-        for row, person in zip(rows, people, strict=True)
+        _view(row, people[row.id], held.get(row.id, {}), orders[row.organization_id])
+        for row in rows
     ]
-
-
-def views_by_id(snapshot: Snapshot, membership_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Returns id to membership as callers see it, of those that exist; at most a page of a list."""
-    people = members.people(snapshot, membership_ids)
-    return {seen["id"]: seen for seen in _views(snapshot, people, people)}
 
 
 def _view(
@@ -96,13 +96,18 @@ def _view(
 
 
 def _role(role: members.HeldRole) -> dict[str, Any]:
-    sources = {*role.sources, GROUP} if role.group_ids else role.sources
     return {
         "role_id": role.role_id,
         "slug": role.slug,
-        "sources": [f"MEMBERSHIP_ROLE_SOURCE_{each}" for each in _SOURCES if each in sources],
+        "sources": role_sources(role),
         "group_ids": sorted(role.group_ids),
     }
+
+
+def role_sources(role: members.HeldRole) -> list[str]:
+    """Returns where a role of a membership comes from, as callers see it."""
+    sources = {*role.sources, GROUP} if role.group_ids else role.sources
+    return [f"MEMBERSHIP_ROLE_SOURCE_{each}" for each in _SOURCES if each in sources]
 
 
 # --- the last owner ------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ end. Searches for a part of a name read on until the page is full.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -240,10 +240,13 @@ def organization_roles(
     """
     dialect = snapshot.dialect
     parameters = {"memberships": dialect.list_value(membership_ids), "now": snapshot.now}
+    return held_roles(snapshot.values(_organization_roles(dialect), parameters))
+
+
+def held_roles(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, HeldRole]]:
+    """Returns membership id to role id to the role, from rows of ``organization_roles_sql``."""
     found: dict[str, dict[str, HeldRole]] = defaultdict(dict)
-    for membership_id, role_id, slug, source, group_id in snapshot.values(
-        _organization_roles(dialect), parameters
-    ):
+    for membership_id, role_id, slug, source, group_id in rows:
         held = found[membership_id]
         role = held.get(role_id)
         if role is None:
@@ -255,36 +258,52 @@ def organization_roles(
     return found
 
 
-@cache
-def _organization_roles(dialect: Dialect) -> TextClause:
-    return text(
-        "WITH RECURSIVE asked(id, everyone_id, root_id) AS ("
+def organization_roles_sql(dialect: Dialect, ids: str, name: str) -> str:
+    """Returns the CTEs of a WITH RECURSIVE that end in rows of organization-level roles.
+
+    Their columns are membership_id, role_id, slug, source and group_id; a source, or a group that
+    holds the role.
+
+    Args:
+        ids: The right side of ``IN``, for ids of memberships.
+        name: Of the last one, and what the others begin with.
+    """
+    return (
+        f"{name}_asked(id, everyone_id, root_id) AS ("
         "SELECT m.id, o.everyone_group_id, o.root_resource_id"
         " FROM memberships m"
         + dialect.probe("organizations", "o", "o.id = m.organization_id")
-        + f" WHERE m.id IN {dialect.in_list('memberships')}"
-        "), places(membership_id, group_id, root_id) AS ("
-        "SELECT a.id, p.group_id, a.root_id FROM asked a"
+        + f" WHERE m.id IN {ids}"
+        f"), {name}_places(membership_id, group_id, root_id) AS ("
+        f"SELECT a.id, p.group_id, a.root_id FROM {name}_asked a"
         + dialect.probe("group_members", "p", "p.membership_id = a.id")
-        + " UNION ALL SELECT a.id, a.everyone_id, a.root_id FROM asked a"
+        + f" UNION ALL SELECT a.id, a.everyone_id, a.root_id FROM {name}_asked a"
         # Each group of the page once, with all above it.
-        "), above(start_id, group_id, root_id) AS ("
-        "SELECT group_id, group_id, root_id FROM places"
-        " UNION SELECT b.start_id, n.group_id, b.root_id FROM above b"
+        f"), {name}_above(start_id, group_id, root_id) AS ("
+        f"SELECT group_id, group_id, root_id FROM {name}_places"
+        f" UNION SELECT b.start_id, n.group_id, b.root_id FROM {name}_above b"
         " JOIN group_nestings n ON n.member_group_id = b.group_id"
-        "), held(start_id, group_id, role_id) AS ("
-        "SELECT b.start_id, b.group_id, s.role_id FROM above b"
+        f"), {name}_held(start_id, group_id, role_id) AS ("
+        f"SELECT b.start_id, b.group_id, s.role_id FROM {name}_above b"
         + dialect.probe(
             "role_assignments", "s", "s.subject_id = b.group_id AND s.resource_id = b.root_id"
         )
         + " WHERE s.expires_at IS NULL OR s.expires_at > :now"
-        "), found(membership_id, role_id, source, group_id) AS ("
-        "SELECT a.id, h.role_id, h.source, '' FROM asked a"
+        f"), {name}_found(membership_id, role_id, source, group_id) AS ("
+        f"SELECT a.id, h.role_id, h.source, '' FROM {name}_asked a"
         + dialect.probe("membership_roles", "h", "h.membership_id = a.id")
         + " UNION ALL SELECT p.membership_id, h.role_id, '', h.group_id"
-        " FROM held h JOIN places p ON p.group_id = h.start_id"
-        ") SELECT f.membership_id, f.role_id, r.slug, f.source, f.group_id FROM found f"
-        + dialect.probe("roles", "r", "r.id = f.role_id")
+        f" FROM {name}_held h JOIN {name}_places p ON p.group_id = h.start_id"
+        f"), {name} AS (SELECT f.membership_id, f.role_id, r.slug, f.source, f.group_id"
+        f" FROM {name}_found f" + dialect.probe("roles", "r", "r.id = f.role_id") + ")"
+    )
+
+
+@cache
+def _organization_roles(dialect: Dialect) -> TextClause:
+    parts = organization_roles_sql(dialect, dialect.in_list("memberships"), "shown")
+    return text(
+        f"WITH RECURSIVE {parts} SELECT membership_id, role_id, slug, source, group_id FROM shown"
     )
 
 

@@ -1,9 +1,9 @@
 """What the order of roles of type organization is made of, for many organizations at once."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import TextClause, text
 
@@ -30,9 +30,16 @@ class RoleOrders(NamedTuple):
 
 def read(snapshot: Snapshot, organization_ids: Collection[str]) -> RoleOrders:
     """Returns the orders and roles of the environment and of these organizations."""
+    realms = [(ENVIRONMENT,), *((each,) for each in organization_ids)]
+    parameters = snapshot.dialect.rows_value("realms", realms)
+    rows = snapshot.values(_statement(snapshot.dialect), parameters)
+    return collect(rows, organization_ids)
+
+
+def collect(rows: Iterable[Sequence[Any]], organization_ids: Collection[str]) -> RoleOrders:
+    """Returns the orders and roles that rows of ``sql`` tell of."""
     found = RoleOrders({realm: [] for realm in (ENVIRONMENT, *organization_ids)}, [], {})
-    parameters = {"realms": snapshot.dialect.list_value(found.role_ids.keys())}
-    for kind, realm, value in snapshot.values(_statement(snapshot.dialect), parameters):
+    for kind, realm, value in rows:
         if kind == _ROLE:
             found.role_ids[realm].append(value)
         elif realm == ENVIRONMENT:
@@ -44,14 +51,26 @@ def read(snapshot: Snapshot, organization_ids: Collection[str]) -> RoleOrders:
     return found
 
 
-@cache
-def _statement(dialect: Dialect) -> TextClause:
-    realms = dialect.in_list("realms")
-    return text(
-        f"SELECT {_ROLE} AS kind, realm, id AS value FROM roles"
-        f" WHERE realm IN {realms} AND resource_type_slug = 'organization'"
-        f" UNION ALL SELECT {_ORDER}, organization_id, CAST(role_priority AS text)"
-        f" FROM organization_configurations WHERE organization_id IN {realms}"
-        f" UNION ALL SELECT {_ORDER}, '{ENVIRONMENT}', CAST(role_priority AS text)"
+def sql(dialect: Dialect, realms: str) -> str:
+    """Returns the SELECT of kind, realm and value.
+
+    Args:
+        realms: A FROM item whose column ``id`` names the environment and organizations.
+    """
+    return (
+        f"SELECT {_ROLE} AS kind, r.realm, r.id AS value FROM {realms}"
+        # Realm by realm: the roles of all organizations together are very many.
+        + dialect.probe(
+            "roles", "r", "r.realm = wanted.id AND r.resource_type_slug = 'organization'"
+        )
+        + f" UNION ALL SELECT {_ORDER}, c.organization_id, CAST(c.role_priority AS text)"
+        f" FROM {realms}"
+        + dialect.probe("organization_configurations", "c", "c.organization_id = wanted.id")
+        + f" UNION ALL SELECT {_ORDER}, '{ENVIRONMENT}', CAST(role_priority AS text)"
         " FROM configuration"
     )
+
+
+@cache
+def _statement(dialect: Dialect) -> TextClause:
+    return text(sql(dialect, f"{dialect.rows('realms', 'id')} wanted"))

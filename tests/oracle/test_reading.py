@@ -219,27 +219,25 @@ def _members(
     snapshot: Snapshot, resource_id: str, slug: str, direct_only: bool, size: int
 ) -> list[dict[str, Any]]:
     ref = ResourceRef(resource_id)
-    asked = discovery.frame(snapshot, None, ref, (slug,))
-    discovery.require(snapshot.actor, asked, None, ref, (slug,))
-    totals = set()
 
     def page(page: Page) -> tuple[list[Any], Cursor | None]:
-        listed = discovery.list_members(
-            snapshot, asked, slug, direct_only=direct_only, page=page, include_total=True
+        asked, listed = discovery.list_members(
+            snapshot, ref, slug, direct_only=direct_only, page=page
         )
-        totals.add(listed.total)
+        discovery.require(snapshot.actor, asked, None, ref, (slug,))
+        discovery.require_type(asked, slug)
         found = [
             {
-                "membership_id": id,
-                "grants": [grant_of(grant) for grant in grants],
-                "grants_truncated": truncated,
+                "membership_id": each.person.id,
+                "grants": [grant_of(grant) for grant in each.grants],
+                "grants_truncated": each.is_truncated,
             }
-            for id, grants, truncated in listed.items
+            for each in listed.items
         ]
         return found, listed.after
 
     found = walk(page, size)
-    assert totals == {len(found)}
+    assert len(found) == discovery.count_members(snapshot, ref, slug, direct_only=direct_only)
     return found
 
 
