@@ -678,7 +678,7 @@ ROWS: dict[tuple[str, str], Callable[[Place], list[Fields]]] = {
         {"email": p.email},
     ],
     ("UserService", "ListUsers"): lambda p: [
-        {"organization_id": p.organization, "query": "us"},
+        {"organization_id": p.organization, "query": "example"},
         {"email": p.email},
     ],
     ("UserService", "UpdateUser"): lambda p: [
