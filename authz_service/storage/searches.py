@@ -286,8 +286,8 @@ def _reached_parts(
         # Nothing flows up: a child is reached from above, or by a grant on the child itself.
         more = (
             " UNION SELECT c.id FROM roots r CROSS JOIN target t"
-            " JOIN resources c ON c.id = r.resource_id AND c.parent_id = t.id"
-            " AND c.resource_type_slug = r.type_slug WHERE c.id < :before"
+            + dialect.probe("resources", "c", "c.id = r.resource_id")
+            + " WHERE c.parent_id = t.id AND c.resource_type_slug = r.type_slug AND c.id < :before"
         )
     else:
         select = (
