@@ -266,34 +266,44 @@ class Worker:
 
     def start(self) -> None:
         """Starts to serve, and says so to health checks once the database answers."""
+        # Ended after the front: a background step that the database holds up must not delay that
+        # health says so.
+        background = self._exits.enter_context(contextlib.ExitStack())
         self._front.start()
         self._exits.callback(self._front.stop, self._config.server.drain_seconds)
         self._probe()
-        self._background(self._probe, _PROBE_SECONDS, "health-probe")
-        # A turn waits by itself.
-        self._background(self._repeated(self._feed.turn), 0.0, "feed")
-        self._background(
-            self._repeated(self.credential_uses.write), _CREDENTIAL_USES_SECONDS, "credential-uses"
-        )
-        self._background(
-            self._repeated(partial(record_ends, self.database)),
-            _ASSIGNMENT_ENDS_SECONDS,
-            "assignment-ends",
-        )
+        for step, seconds, name in (
+            (self._probe, _PROBE_SECONDS, "health-probe"),
+            # A turn waits by itself.
+            (self._repeated(self._feed.turn), 0.0, "feed"),
+            (
+                self._repeated(self.credential_uses.write),
+                _CREDENTIAL_USES_SECONDS,
+                "credential-uses",
+            ),
+            (
+                self._repeated(partial(record_ends, self.database)),
+                _ASSIGNMENT_ENDS_SECONDS,
+                "assignment-ends",
+            ),
+        ):
+            background.callback(self._background(step, seconds, name).join, 5.0)
 
     def stop(self) -> None:
         """Drains and closes everything, in the order of architecture.md section 9."""
         self._stopping.set()
         self._exits.close()
 
-    def _background(self, step: Callable[[], None], seconds: float, name: str) -> None:
+    def _background(self, step: Callable[[], None], seconds: float, name: str) -> threading.Thread:
+        """Starts to repeat a step, with a pause before each, until the worker stops."""
+
         def run() -> None:
             while not self._stopping.wait(seconds):
                 step()
 
         thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
-        self._exits.callback(thread.join, 5.0)
+        return thread
 
     def _repeated(self, step: Callable[[], object]) -> Callable[[], None]:
         """Returns a background step whose failures are logged; the next time may succeed."""

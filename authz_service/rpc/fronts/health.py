@@ -29,9 +29,15 @@ class Health:
         self._is_closed = False
 
     def set(self, services: Iterable[str], serving: bool) -> None:
-        """Sets the health of services; the empty name stands for the whole process."""
+        """Sets the health of services; the empty name stands for the whole process.
+
+        Once closed nothing changes any more: a probe that was still at work must not call a
+        process that drains a serving one.
+        """
         status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         with self._changed:
+            if self._is_closed:
+                return
             for service in services:
                 self._statuses[service] = status
             self._changed.notify_all()

@@ -46,6 +46,15 @@ def test_a_watch_tells_the_last_change_also_when_closed_first() -> None:
     assert [one.status for one in watch] == [HealthCheckResponse.NOT_SERVING]
 
 
+def test_nothing_changes_once_it_is_closed() -> None:
+    health = Health()
+    health.set([""], False)
+    health.close()
+    health.set([""], True)
+    told = health.check(asked())
+    assert told is not None and told.status == HealthCheckResponse.NOT_SERVING
+
+
 def test_a_change_wakes_a_watch() -> None:
     health = Health()
     health.set([""], True)
