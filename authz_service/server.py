@@ -1,6 +1,7 @@
 """Builds one worker from a configuration, and owns its start and stop."""
 
 import contextlib
+import importlib.metadata
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -122,6 +123,12 @@ class Worker:
     ) -> None:
         schema.check(config.database.url.reveal())
         self.metrics = Metrics()
+        self.metrics.build_info.set(
+            importlib.metadata.version("authz_service"),
+            schema.head(),
+            str(schema.COMPAT),
+            value=1.0,
+        )
         lines = Lines(on_dropped=lambda count: self.metrics.log_lines_dropped.add(amount=count))
         exits.callback(lines.close)
         self.log = logger(lines)
@@ -214,6 +221,7 @@ class Worker:
             database,
             Freshness(tokens),
             listings,
+            self.metrics,
             config.limits.batch_items_max,
         )
         files = DirectoryFileServicer(

@@ -5,14 +5,25 @@ python docs/generate.py --check     writes nothing; fails if a page differs
 """
 
 import argparse
+import importlib
+import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+
+import authz_service.pb.authz.v1 as contract
 from authz_service.config import EXAMPLE_ROOT_KEY, settings
 from authz_service.config.environment import GROUPS
+from authz_service.pb.authz.v1.options_pb2 import required_scope
+from authz_service.rpc.auth import RULES_OF_OTHERS
+from authz_service.telemetry.metrics import NOT_COUNTED_YET, Counter, Gauge, Histogram, Metrics
 
 DOCS = Path(__file__).resolve().parent
+REASONS = DOCS.parent / "protos/authz/v1/error_reason.proto"
 NOTE = "<!-- Made by `make docs` from {source}; edit that instead. -->\n\n"
 
 
@@ -40,11 +51,124 @@ def configuration() -> str:
         name = f"`{setting.variable}`" + (" (secret)" if setting.is_secret else "")
         default = f"`{setting.default}`" if setting.default else "not set"
         cells = (name, default, setting.unit, setting.range, setting.why)
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
+        lines.append(_row(*cells))
     return "".join(lines)
 
 
-PAGES: dict[str, Callable[[], str]] = {"configuration.md": configuration}
+_REASON = re.compile(r"((?:  //[^\n]*\n)+)  ERROR_REASON_(\w+) = [1-9]")
+# What a gateway to HTTP answers; in brackets in product.md section 7.
+_HTTP = {
+    "INVALID_ARGUMENT": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "FAILED_PRECONDITION": 400,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+    "INTERNAL": 500,
+}
+
+
+def errors() -> str:
+    """Returns the page with every reason of a refusal."""
+    by_code: dict[str, list[str]] = {code: [] for code in _HTTP}
+    for comment, reason in _REASON.findall(REASONS.read_text(encoding="utf-8")):
+        said = " ".join(line.strip().removeprefix("//").strip() for line in comment.splitlines())
+        code, _, rest = said.partition(": ")
+        when, _, metadata = rest.partition(" Metadata: ")
+        metadata = metadata.rstrip(".").replace("none", "")
+        by_code[code].append(_row(f"`{reason}`", when, metadata))
+    lines = [
+        NOTE.format(source="protos/authz/v1/error_reason.proto"),
+        "# Errors\n\n",
+        "Every error carries one `google.rpc.ErrorInfo` of the domain `authz_service` with a"
+        " reason, and the metadata named here. Each reason has one code. Program against the"
+        " reason; the text of a message may change. An error never means *allowed*.\n",
+    ]
+    for code, rows in by_code.items():
+        lines.append(f"\n## {code}\n\nOver HTTP: {_HTTP[code]}.\n\n")
+        lines.append("| reason | when | metadata |\n|---|---|---|\n")
+        lines.extend(rows)
+    return "".join(lines)
+
+
+def metrics() -> str:
+    """Returns the page with every metric."""
+    lines = [
+        NOTE.format(source="authz_service/telemetry/metrics.py"),
+        "# Metrics\n\n",
+        "In the Prometheus text format at `AUTHZ_METRICS_LISTEN`, over all workers together."
+        " Values of labels come from fixed sets, never from a caller.\n",
+    ]
+    counted = [metric for metric in Metrics().all() if not NOT_COUNTED_YET.fullmatch(metric.name)]
+    reserved = [metric for metric in Metrics().all() if NOT_COUNTED_YET.fullmatch(metric.name)]
+    for title, chosen in (("Counted", counted), ("Names reserved, not counted yet", reserved)):
+        lines.append(f"\n## {title}\n\n| metric | kind | labels | what |\n|---|---|---|---|\n")
+        lines.extend(_metric(metric) for metric in chosen)
+    return "".join(lines)
+
+
+def _metric(metric: Counter | Gauge | Histogram) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return _row(f"`{metric.name}`", type(metric).__name__.lower(), labels, metric.help)
+
+
+def scopes() -> str:
+    """Returns the page with the scope of every RPC."""
+    lines = [
+        NOTE.format(source="protos/authz/v1"),
+        "# Scopes\n\n",
+        "A call needs a credential with the scope of its RPC. `admin` includes all scopes; no"
+        " other scope includes another. A credential that is restricted to organizations sees and"
+        " changes only these, whatever its scopes.\n",
+    ]
+    for service in _services():
+        lines.append(f"\n## {service.name}\n\n| RPC | scope | |\n|---|---|---|\n")
+        lines.extend(
+            _row(method.name, f"`{method.GetOptions().Extensions[required_scope]}`", _does(method))
+            for method in service.methods
+        )
+    lines.append(
+        "\n## Services of others, where they are switched on\n\n| service | scope |\n|---|---|\n"
+    )
+    for name, rule in RULES_OF_OTHERS.items():
+        lines.append(_row(f"`{name}`", _OF_OTHERS.get(rule.scope, f"`{rule.scope}`")))
+    return "".join(lines)
+
+
+# Rules that are no scope.
+_OF_OTHERS = {"any": "any credential", "open": "no credential"}
+
+
+def _services() -> list[ServiceDescriptor]:
+    """All services of the contract, by name."""
+    found = []
+    for module in pkgutil.iter_modules(contract.__path__):
+        if module.name.endswith("_pb2"):
+            file = importlib.import_module(f"{contract.__name__}.{module.name}").DESCRIPTOR
+            found += file.services_by_name.values()
+    return sorted(found, key=lambda service: str(service.name))
+
+
+def _does(method: MethodDescriptor) -> str:
+    is_reading = method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+    return "reads" if is_reading else "writes"
+
+
+def _row(*cells: str) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "configuration.md": configuration,
+    "errors.md": errors,
+    "metrics.md": metrics,
+    "scopes.md": scopes,
+}
 
 
 def stale() -> list[str]:

@@ -2,8 +2,6 @@
 
 from collections.abc import Collection
 
-from google.rpc.status_pb2 import Status
-
 from authz_service.api import render
 from authz_service.api.consistency import Freshness
 from authz_service.api.discovery import Discovery
@@ -17,6 +15,7 @@ from authz_service.pb.authz.v1 import authorization_pb2 as pb
 from authz_service.rpc.call import Context, CredentialChanged
 from authz_service.rpc.status import status_of
 from authz_service.storage.database import Database
+from authz_service.telemetry.metrics import Metrics
 
 
 class AuthorizationServicer(Discovery):
@@ -26,6 +25,7 @@ class AuthorizationServicer(Discovery):
         facts: What decisions are made of.
         database: What lists and explanations read.
         freshness: Reads ``consistency``, makes tokens.
+        metrics: Counts answers, and what could not be answered for want of its object.
         batch_items_max: Items of one BatchCheck.
     """
 
@@ -35,10 +35,13 @@ class AuthorizationServicer(Discovery):
         database: Database,
         freshness: Freshness,
         listings: Listings,
+        metrics: Metrics,
         batch_items_max: int,
     ) -> None:
         super().__init__(database, freshness, listings)
         self._facts = facts
+        self._decisions = metrics.decisions
+        self._unknown = metrics.unknown
         self._batch_items_max = batch_items_max
 
     def Check(self, request: pb.CheckRequest, context: Context) -> pb.CheckResponse:
@@ -50,7 +53,12 @@ class AuthorizationServicer(Discovery):
         wanted = self._freshness.wanted(request.consistency)
         facts = self._load(context, (ask.subject,), (ask.permission_slug,), (ask.resource,))
         self._freshness.check(wanted, facts.revisions)
-        decision = decide(_visible(facts, context.actor), ask)
+        try:
+            decision = decide(_visible(facts, context.actor), ask)
+        except errors.NotFound as refusal:
+            self._unknown.add(refusal.reason)
+            raise
+        self._decisions.add("true" if decision.allowed else "false")
         response = pb.CheckResponse(
             allowed=decision.allowed, consistency_token=self._freshness.token(facts.revisions)
         )
@@ -76,6 +84,7 @@ class AuthorizationServicer(Discovery):
         visible = _visible(facts, context.actor)
         response = pb.BatchCheckResponse(consistency_token=self._freshness.token(facts.revisions))
         add = response.results.add
+        answers = allowed = 0
         for ask in asks:
             if isinstance(ask, errors.Refusal):
                 add().error.CopyFrom(status_of(ask))
@@ -83,15 +92,20 @@ class AuthorizationServicer(Discovery):
             try:
                 decision = decide(visible, ask)
             except errors.Refusal as refusal:
+                if isinstance(refusal, errors.NotFound):
+                    self._unknown.add(refusal.reason)
                 add().error.CopyFrom(status_of(refusal))
                 continue
+            answers += 1
             answer = add().decision
             # A decision that says no must still be there: an empty message counts as absent.
             answer.SetInParent()
             if decision.allowed:
+                allowed += 1
                 answer.allowed = True
                 if decision.allowed_until is not None:
                     answer.allowed_until.CopyFrom(render.timestamp(decision.allowed_until))
+        self._count(answers, allowed)
         return response
 
     def CheckMatrix(
@@ -114,18 +128,28 @@ class AuthorizationServicer(Discovery):
         facts = self._load(context, (subject,), set(slugs), set(resources))
         self._freshness.check(wanted, facts.revisions)
         visible = _visible(facts, context.actor)
-        if subject not in visible.grants:
-            raise subject_not_found(subject)
-        for slug in slugs:
-            if slug not in visible.permission_types:
-                raise permission_not_found(slug)
+        try:
+            _require(visible, subject, slugs)
+        except errors.NotFound as refusal:
+            self._unknown.add(refusal.reason)
+            raise
         response = pb.CheckMatrixResponse(consistency_token=self._freshness.token(facts.revisions))
         for resource in resources:
             row = response.rows.add()
-            error = _fill_row(row, visible, subject, slugs, resource)
-            if error is not None:
-                row.error.CopyFrom(error)
+            unknown = _fill_row(row, visible, subject, slugs, resource)
+            if unknown is None:
+                self._count(len(slugs), sum(row.allowed))
+            else:
+                self._unknown.add(unknown.reason)
+                row.error.CopyFrom(status_of(unknown))
         return response
+
+    def _count(self, answers: int, allowed: int) -> None:
+        """Counts the answers of one call at once."""
+        if allowed:
+            self._decisions.add("true", amount=allowed)
+        if allowed < answers:
+            self._decisions.add("false", amount=answers - allowed)
 
     def _load(
         self,
@@ -154,19 +178,28 @@ def _ask(item: pb.BatchCheckItem) -> Ask | errors.Refusal:
         return refusal
 
 
+def _require(facts: Facts, subject: Subject, slugs: tuple[str, ...]) -> None:
+    """Refuses a matrix about a subject or a permission that does not exist."""
+    if subject not in facts.grants:
+        raise subject_not_found(subject)
+    for slug in slugs:
+        if slug not in facts.permission_types:
+            raise permission_not_found(slug)
+
+
 def _fill_row(
     row: pb.CheckMatrixRow,
     facts: Facts,
     subject: Subject,
     slugs: tuple[str, ...],
     resource: ResourceRef,
-) -> Status | None:
+) -> errors.NotFound | None:
     allowed = []
     for slug in slugs:
         try:
             allowed.append(decide(facts, Ask(subject, slug, resource)).allowed)
         except errors.NotFound as refusal:
-            return status_of(refusal)
+            return refusal
         except errors.InvalidArgument:
             # A permission of another type than the resource's is simply not allowed there (M20a).
             allowed.append(False)
