@@ -1,5 +1,6 @@
 """``authz serve``: the service itself, in one process or several."""
 
+import gc
 import signal
 import sys
 import threading
@@ -68,6 +69,7 @@ def _work(config: object, metrics_socket: str | None) -> None:
         end_with_supervisor()
     try:
         worker = Worker(config, metrics_socket=metrics_socket)
+        _collect_less_often()
         worker.start()
     except (Unlistenable, SchemaError) as error:
         _refuse(str(error))
@@ -77,6 +79,17 @@ def _work(config: object, metrics_socket: str | None) -> None:
         sys.stdout.flush()
     stop.wait()
     worker.stop()
+
+
+def _collect_less_often() -> None:
+    """Keeps the collector of reference cycles from looking at a batch's thousands of tuples.
+
+    What exists at the start is never looked at again, and a batch of 1,000 questions, which makes
+    no cycles, ends before a collection is due: it costs half as much so.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _supervise(config: object, environment: dict[str, str] | None) -> int:
