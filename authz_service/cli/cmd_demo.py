@@ -32,6 +32,8 @@ def demo(
     from authz_service.cli.throwaway import process, wait_until_serving
     from authz_service.config import Client, Config, ConfigError
 
+    if not EXAMPLE.exists():
+        fail("demo needs a checkout of the source, whose example it shows")
     FOLDER.mkdir(exist_ok=True)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
