@@ -266,6 +266,10 @@ def of(url: str | URL) -> Dialect:
     raise ValueError(f"databases of kind {backend} are not supported")
 
 
+# The text of an error reaches the log with its traceback; addresses, keys and hashes may not.
+_HIDE_PARAMETERS = True
+
+
 def engine(
     url: str,
     *,
@@ -294,6 +298,7 @@ def engine(
             pool_timeout=wait_seconds,
             pool_reset_on_return=None,
             isolation_level="AUTOCOMMIT",
+            hide_parameters=_HIDE_PARAMETERS,
             connect_args={
                 # An idle transaction would hold its realm's lock: a paused writer is cut off.
                 "options": f"-c statement_timeout={int(statement_seconds * 1000)}"
@@ -316,6 +321,7 @@ def engine(
         pool_timeout=wait_seconds,
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",
+        hide_parameters=_HIDE_PARAMETERS,
         connect_args={"timeout": lock_seconds, "check_same_thread": False},
     )
 
