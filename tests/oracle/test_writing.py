@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from authz_service.base.actor import SYSTEM
 from authz_service.base.consistency import ENVIRONMENT
-from authz_service.engine.facts import GROUP, MEMBERSHIP
+from authz_service.engine.facts import GROUP, MEMBERSHIP, Grants, ResourceRef, Subject
 from authz_service.engine.tags import ANY_WRITE, ENVIRONMENT_DEFINITIONS
 from authz_service.server import Worker
 from authz_service.storage import tagged_facts
@@ -48,24 +48,27 @@ class Recorded:
 
 def facts(database: Database, world: dict[str, Any]) -> dict[tuple[str, str], TaggedFact]:
     """Every fact of a world that can be asked for."""
-    found: dict[tuple[str, str], TaggedFact | None] = {}
+    subjects = [Subject(MEMBERSHIP, id) for id in world["memberships"]]
+    subjects += [Subject(GROUP, id) for id in world["groups"]]
     with database.snapshot(SYSTEM) as snapshot:
-        for id in world["memberships"]:
-            found["grants", id] = tagged_facts.grants(snapshot, MEMBERSHIP, id)
-        for id in world["groups"]:
-            found["grants", id] = tagged_facts.grants(snapshot, GROUP, id)
-        for id in world["resources"]:
-            found["path", id] = tagged_facts.path(snapshot, id)
-        found["permissions", ""] = tagged_facts.permissions(snapshot)
-    return {key: fact for key, fact in found.items() if fact is not None}
+        loaded = tagged_facts.load(
+            snapshot, subjects, [ResourceRef(id) for id in world["resources"]], permissions=True
+        )
+    assert loaded is not None
+    assert loaded.permissions is not None
+    return {
+        **{("grants", subject.id): fact for subject, fact in loaded.grants.items()},
+        **{("path", ref.id): fact for ref, fact in loaded.paths.items()},
+        ("permissions", ""): loaded.permissions,
+    }
 
 
 def value_of(fact: TaggedFact, resources: set[str]) -> Any:
     """A fact's value as far as anybody can ask about it: on resources that still exist."""
-    if not isinstance(fact.value, tuple) or not isinstance(fact.value[-1], dict):
+    if not isinstance(fact.value, Grants):
         return fact.value
-    active, held = fact.value
-    return active, {id: ends for id, ends in held.items() if id in resources and ends}
+    (held,) = fact.value.holders
+    return fact.value.is_active, {id: ends for id, ends in held.items() if id in resources}
 
 
 def unmarked(
