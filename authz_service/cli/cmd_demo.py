@@ -76,7 +76,8 @@ def _environment(stack: bool, exits: contextlib.ExitStack) -> dict[str, str]:
     if kept.exists():
         given = dict(each.split("=", 1) for each in kept.read_text().splitlines() if each)
     if stack:
-        from authz_service.stack.postgresql import StackError, postgresql
+        from authz_service.stack.postgresql import postgresql
+        from authz_service.stack.server import StackError
 
         # PostgreSQL does not run as root, and whom it runs as may not enter a folder of root's: its
         # data last as long as the demo then.

@@ -53,7 +53,8 @@ def throwaway(database: str) -> Iterator[tuple[str, Secret]]:
     with contextlib.ExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="authz-")))
         if database == "postgresql":
-            from authz_service.stack.postgresql import StackError, postgresql
+            from authz_service.stack.postgresql import postgresql
+            from authz_service.stack.server import StackError
 
             try:
                 url = exits.enter_context(postgresql()).url

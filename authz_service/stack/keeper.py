@@ -2,10 +2,10 @@
 
 Run by file path, not as a module, with the standard library alone: it must start in a moment and
 keep nothing else alive. Its first line of input is the ``Order`` as JSON, the following ones are
-commands (``start``, ``stop``, ``kill``, ``poll``), each answered by one line of JSON. When its
-input ends, because the owner closed it or died in whatever way, it stops the server and deletes
-what the order says. That is why it exists: no ``atexit`` runs in an owner that was killed, and a
-server that survives its test poisons the next one.
+commands (``start``, ``stop``, ``kill``, ``pause``, ``resume``, ``poll``), each answered by one line
+of JSON. When its input ends, because the owner closed it or died in whatever way, it stops the
+server and deletes what the order says. That is why it exists: no ``atexit`` runs in an owner that
+was killed, and a server that survives its test poisons the next one.
 """
 
 import contextlib
@@ -137,6 +137,21 @@ class Keeper:
             self._server.wait()
         return self.poll()
 
+    def pause(self) -> dict[str, Any]:
+        """Lets the server do nothing at all until it is resumed; it does nothing from now on."""
+        if self._server is not None and self._server.poll() is None:
+            self._server.send_signal(signal.SIGSTOP)
+            if hasattr(os, "waitid"):  # macOS has none in older Pythons
+                # The kernel says when all threads stand still; an end is left for poll() to see.
+                os.waitid(os.P_PID, self._server.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        return self.poll()
+
+    def resume(self) -> dict[str, Any]:
+        """Lets a paused server go on."""
+        if self._server is not None and self._server.poll() is None:
+            self._server.send_signal(signal.SIGCONT)
+        return self.poll()
+
     def poll(self) -> dict[str, Any]:
         """Tells how the server ended; ``code`` is None while it runs or if it never ran."""
         return {"code": None if self._server is None else self._server.poll()}
@@ -181,6 +196,8 @@ def main() -> None:
         "start": keeper.start,
         "stop": keeper.stop,
         "kill": keeper.kill,
+        "pause": keeper.pause,
+        "resume": keeper.resume,
         "poll": keeper.poll,
     }
     # A polite end (a service manager, a shutting-down machine) must clean up as well.

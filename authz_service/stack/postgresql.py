@@ -7,24 +7,19 @@ a port nor a password; it ends with its owner, also when the owner is killed (se
 
 import contextlib
 import importlib.util
-import json
 import os
 import pwd
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from authz_service.stack.keeper import Order
+from authz_service.stack.server import KeptServer, StackError
 
-_KEEPER = Path(__file__).with_name("keeper.py")
 _SUPERUSER = "postgres"
 _UNPRIVILEGED = "nobody"
 # Beside the package; the programs find it relative to themselves.
@@ -34,7 +29,6 @@ _READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 # sockaddr_un holds 108 bytes on Linux and 104 on macOS, terminator included.
 _SOCKET_PATH_BYTES_MAX = 103
-_LOG_LINES_SHOWN = 20
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -54,115 +48,40 @@ _UNDURABLE = {
 }
 
 
-class StackError(Exception):
-    """A server of the stack is not installed, or does not start; the text is for the user."""
-
-
-class Server:
+class Server(KeptServer):
     """A running PostgreSQL; made by ``postgresql()``.
+
+    ``pid`` is that of the postmaster. All data and the URL are the same after a start, and after
+    ``kill()`` the other processes of the server notice and follow.
 
     Attributes:
         url: SQLAlchemy URL of the database ``postgres``, as superuser; empty at first.
         data_directory: Where the cluster is.
-        log: File with all the server printed.
-        pid: Process id of the postmaster; changes with each start.
     """
 
     def __init__(self, order: Order, *, data_directory: Path, socket_directory: Path) -> None:
         self.data_directory = data_directory
-        self.log = Path(order.log)
-        self.pid = 0
         self._socket_directory = socket_directory
-        self._lock = threading.Lock()  # one command and its answer at a time
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_KEEPER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # Its own session: a Ctrl-C in the terminal is for the owner, which then ends us.
-            start_new_session=True,
-        )
-        try:
-            self._send(order.to_json())
-        except StackError:
-            self.close()
-            raise
+        super().__init__("PostgreSQL", order)
 
     @property
     def url(self) -> str:
         """Returns the URL of the database ``postgres``."""
         return self.url_of("postgres")
 
-    @property
-    def keeper_pid(self) -> int:
-        """Returns the process that owns the server for us; it ends after the server."""
-        return self._keeper.pid
-
     def url_of(self, database: str) -> str:
         """Returns the SQLAlchemy URL of a database of this server."""
         folder = quote(str(self._socket_directory), safe="")
         return f"postgresql+psycopg://{_SUPERUSER}@/{quote(database, safe='')}?host={folder}"
 
-    def start(self) -> None:
-        """Starts the server, unless it runs; all data and the URL are those of before.
-
-        Raises:
-            StackError: It does not start, with the end of its log.
-        """
-        answer = self._ask("start")
-        if "pid" not in answer:
-            raise StackError(f"PostgreSQL did not start: {answer['failed']}{self._end_of_log()}")
-        self.pid = answer["pid"]
-
     def stop(self) -> None:
         """Ends the server: connections are cut, committed work is kept (PostgreSQL's "fast")."""
         self._ask("stop")
-
-    def kill(self) -> None:
-        """Kills the postmaster, as a power cut would; its processes notice and follow."""
-        self._ask("kill")
 
     def restart(self) -> None:
         """Stops and starts the server; connections are cut."""
         self.stop()
         self.start()
-
-    def is_running(self) -> bool:
-        """Returns whether the postmaster runs."""
-        return self.pid != 0 and self._ask("poll")["code"] is None
-
-    def close(self) -> None:
-        """Stops the server for good and deletes what is throwaway; later calls do nothing."""
-        if self._keeper.stdin is not None and not self._keeper.stdin.closed:
-            with contextlib.suppress(BrokenPipeError):
-                self._keeper.stdin.close()
-        self._keeper.wait()
-        if self._keeper.stdout is not None:
-            self._keeper.stdout.close()
-
-    def _send(self, line: str) -> None:
-        assert self._keeper.stdin is not None
-        try:
-            print(line, file=self._keeper.stdin, flush=True)
-        except (BrokenPipeError, ValueError):
-            raise StackError("the process that keeps PostgreSQL has ended") from None
-
-    def _ask(self, command: str) -> dict[str, Any]:
-        assert self._keeper.stdout is not None
-        with self._lock:
-            self._send(command)
-            line = self._keeper.stdout.readline()
-        if not line:
-            raise StackError("the process that keeps PostgreSQL has ended")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _end_of_log(self) -> str:
-        try:
-            lines = self.log.read_text(errors="replace").splitlines()
-        except FileNotFoundError:
-            return ""
-        return "".join(f"\n  {line}" for line in lines[-_LOG_LINES_SHOWN:])
 
 
 @contextlib.contextmanager

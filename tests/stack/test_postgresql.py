@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from authz_service.stack.postgresql import Server, StackError, postgresql
+from authz_service.stack.postgresql import Server, postgresql
+from authz_service.stack.server import StackError
 from tests.servers.postgresql import libpq_url
 
 pytestmark = pytest.mark.server
