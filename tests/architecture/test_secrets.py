@@ -368,10 +368,10 @@ def test_the_command_that_shows_the_settings_shows_no_secret(tmp_path: Path) -> 
         assert canary not in done.stdout + done.stderr
 
 
-def test_a_message_that_is_shown_hides_its_secrets(driven: Stage) -> None:
-    """Every secret of the contract is marked, so that kept replies and logs leave it out."""
+def test_secrets_of_the_contract_are_marked(worker: Worker) -> None:
+    """Kept replies leave out what is marked."""
     marked: set[str] = set()
-    for method in driven.worker.hall.methods.values():
+    for method in worker.hall.methods.values():
         message: type[Message] = method.response_class
         marked |= {
             f"{method.name}.{field.name}"
