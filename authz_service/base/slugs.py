@@ -22,8 +22,14 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 _TYPE_SLUG = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 _PERMISSION_SLUG = re.compile(r"[a-z0-9][a-z0-9_:.*-]{0,47}")
 _PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]+")
-# C0, DEL, C1, and the two separators that break a line in logs and terminals.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Control characters of product.md section 3: C0, DEL, C1, the separators that break a line, halves
+# of a pair, which are no characters, and what is invisible but changes how the text around it
+# reads: byte order mark and direction marks (quality.md T22). Joiners are not among them: names in
+# several languages need them.
+CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+CONTROL_RULE = "no control characters"
 
 
 def text(field: str, value: str, *, minimum: int = 0, maximum: int) -> str:
@@ -40,8 +46,8 @@ def text(field: str, value: str, *, minimum: int = 0, maximum: int) -> str:
         raise errors.field_invalid(field, f"at most {maximum} characters")
     if len(value) < minimum:
         raise errors.field_invalid(field, f"at least {minimum} characters")
-    if _CONTROL.search(value):
-        raise errors.field_invalid(field, "no control characters")
+    if CONTROL.search(value):
+        raise errors.field_invalid(field, CONTROL_RULE)
     return value
 
 
@@ -146,7 +152,7 @@ def metadata(current: Mapping[str, str], given: Mapping[str, str]) -> dict[str, 
             )
         if len(value) > METADATA_VALUE_MAX:
             raise _metadata_invalid(key, f"values have at most {METADATA_VALUE_MAX} characters")
-        if _CONTROL.search(value):
+        if CONTROL.search(value):
             raise _metadata_invalid(key, "values have no control characters")
         if value:
             result[key] = value

@@ -5,7 +5,6 @@ Shapes of single values (slugs, lengths) are not here: `base/slugs.py` and `doma
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, cast
@@ -18,13 +17,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from authz_service.base.errors import InvalidArgument, field_required
-
-# Control characters of product.md section 3: C0, DEL, C1, the separators that break a line, and
-# what is invisible but changes how the text around it reads: byte order mark and direction marks
-# (quality.md T22). Joiners are not among them: names in several languages need them.
-_CONTROL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
-)
+from authz_service.base.slugs import CONTROL, CONTROL_RULE
 
 # Repeated messages that are not looked into: a bad entry is that entry's own error (product.md
 # M20) and must not end the call, so their servicer checks each entry.
@@ -34,7 +27,6 @@ NOT_ENTERED = frozenset({"authz.v1.BatchCheckRequest.items"})
 _METADATA_MAP = "metadata"
 
 REQUIRED_RULE = "is required"
-CONTROL_RULE = "no control characters"
 ENUM_RULE = "not one of the values of its enum"
 FINITE_RULE = "must be a finite number"
 TIMESTAMP_RULE = "a time from year 1 to year 9999, with 0 to 999,999,999 nanoseconds"
@@ -156,7 +148,7 @@ class _Checker:
 def _is_clean(text: str) -> bool:
     # isprintable() is many times faster than the expression and right for nearly every text; it
     # also says no to some text that is fine.
-    return text.isprintable() or not _CONTROL.search(text)
+    return text.isprintable() or not CONTROL.search(text)
 
 
 def _getter(names: Sequence[str]) -> Callable[[Any], tuple[str, ...]]:

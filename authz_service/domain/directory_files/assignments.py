@@ -96,7 +96,8 @@ def _key(
 ) -> tuple[str, str, str] | None:
     """Returns (subject, role, resource) ids, None after a finding."""
     if ("group" in entry) == ("user" in entry):
-        findings.add(path, "FIELDS_EXCLUSIVE", "names either a group or a user")
+        reason = "FIELDS_EXCLUSIVE" if "group" in entry else "FIELD_REQUIRED"
+        findings.add(path, reason, "names either a group or a user")
         return None
     role = definitions.find_role(part.id, entry["role"])
     if role is None:

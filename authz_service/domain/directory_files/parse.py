@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
+from authz_service.base import slugs
 from authz_service.domain.directory_files.findings import Findings
 
 FORMAT = "authz-directory/1"
 JSON, YAML = "JSON", "YAML"
+KEY_SHOWN_MAX = 64
 
 # Stands for a key that an object has twice; no key of a file can be this object.
 _TWICE = "\x00twice"
@@ -73,21 +75,29 @@ class _Loader(yaml.SafeLoader):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             # An alias of an alias of an alias: a few lines can stand for gigabytes.
             raise _Unreadable(f"line {event.start_mark.line + 1}", "aliases are not allowed")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.tag is not None:
+            raise _Unreadable(f"line {event.start_mark.line + 1}", "tags are not allowed")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _Unreadable(f"line {key.start_mark.line + 1}", "a key must be text")
             if key.value in seen:
                 raise _Unreadable(
-                    f"line {key.start_mark.line + 1}", f"the key {key.value!r} stands here twice"
+                    f"line {key.start_mark.line + 1}",
+                    f"the key {_shown(key.value)} stands here twice",
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
+# What plain text may mean in YAML and not in JSON: an instant, another mapping's keys, a default.
+_NOT_IN_JSON = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "merge", "value")}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, shape) for tag, shape in found if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, shape) for tag, shape in found if tag not in _NOT_IN_JSON]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -109,6 +119,16 @@ def _yaml(text: str) -> Any:
 def _text(value: Any, path: str, findings: Findings) -> None:
     if not isinstance(value, str):
         findings.add(path, "FIELD_INVALID", "must be text")
+    elif slugs.CONTROL.search(value.strip()):
+        # As the validation of requests does, for all text and before anything is looked up.
+        # White space around a text is cut off later.
+        findings.add(path, "FIELD_INVALID", slugs.CONTROL_RULE)
+
+
+def _shown(key: Any) -> str:
+    """Returns a key as a path shows it: whatever the file says, it is one short line."""
+    text = str(key)[:KEY_SHOWN_MAX]
+    return text if text.isprintable() else ascii(text)
 
 
 def _flag(value: Any, path: str, findings: Findings) -> None:
@@ -142,10 +162,13 @@ def _texts_by_text(value: Any, path: str, findings: Findings) -> None:
         findings.add(path, "FIELD_INVALID", "must be an object")
         return
     if _TWICE in value:
-        findings.add(path, "FIELD_INVALID", f"the key {value.pop(_TWICE)!r} stands here twice")
+        findings.add(
+            path, "FIELD_INVALID", f"the key {_shown(value.pop(_TWICE))} stands here twice"
+        )
     for key, item in value.items():
-        _text(key, path, findings)
-        _text(item, f"{path}.{key}", findings)
+        if not isinstance(key, str):
+            findings.add(path, "FIELD_INVALID", "keys must be text")
+        _text(item, f"{path}.{_shown(key)}", findings)
 
 
 def _object(required: Mapping[str, Check], optional: Mapping[str, Check]) -> Check:
@@ -157,12 +180,15 @@ def _object(required: Mapping[str, Check], optional: Mapping[str, Check]) -> Che
             return
         if _TWICE in value:
             twice = value.pop(_TWICE)
-            findings.add(path or "file", "FIELD_INVALID", f"the key {twice!r} stands here twice")
+            findings.add(
+                path or "file", "FIELD_INVALID", f"the key {_shown(twice)} stands here twice"
+            )
         start = f"{path}." if path else ""
         for key, item in value.items():
             check = known.get(key) if isinstance(key, str) else None
             if check is None:
-                findings.add(f"{start}{key}", "FIELD_INVALID", "is no field of this object")
+                shown = f"{start}{_shown(key)}"
+                findings.add(shown, "FIELD_INVALID", "is no field of this object")
             else:
                 check(item, f"{start}{key}", findings)
         for key in required:
