@@ -712,7 +712,10 @@ def test_default_roles_stay(directory: Directory, acme: Any) -> None:
     set_default(api, globex, "guest")
     for made in (get(api, "member"), get(api, "guest"), own):
         assert refusal(lambda each=made: delete(api, each)) == IS_DEFAULT
-        assert refusal(lambda each=made: delete(api, each, "owner")) == IS_DEFAULT
+        # Whatever is named to take its place, and even if that could not.
+        for replacement in ("owner", "nothing"):
+            refused = refusal(lambda each=made, by=replacement: delete(api, each, by))
+            assert refused == IS_DEFAULT
     set_default(api, acme, "")
     assert delete(api, own) == {}
 

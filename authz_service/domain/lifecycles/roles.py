@@ -53,9 +53,10 @@ def delete(
         if allow_missing:
             return {}
         raise
-    replacement = _replacement(tx, row, replacement_role_slug)
     events.check_etag(row, etag)
+    # No replacement helps a default role, so a wrong one is not what is wrong.
     _refuse_default(tx, row)
+    replacement = _replacement(tx, row, replacement_role_slug)
     if row.realm == ENVIRONMENT:
         # Held alone, so that nobody gives the role to anybody: no organization joins these.
         realms.lock(tx, *_organizations_with(tx, row.id), environment=True)
