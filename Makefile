@@ -31,7 +31,7 @@ test-fast: setup ## everything that starts no server
 	@.ci/stages $(FAST_SECONDS) "not long and not server and not alone" $(T)
 
 test-long: setup ## the whole suite and the nightly sizes
-	@.ci/stages 0 "long or not long" $(T)
+	@.ci/stages 0 "long or not long" --hypothesis-profile=nightly --timeout=3600 $(T)
 
 ##@ Generated files
 

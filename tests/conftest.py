@@ -17,6 +17,7 @@ from authz_service.config import Config, dev_environment
 from authz_service.server import Worker, prepare
 from authz_service.storage.database import Database
 from tests.callers import Caller, through_hall
+from tests.oracle import sizes as sizes  # registers the nightly profile
 from tests.servers.postgresql import Databases
 
 BOTH_DATABASES = {"storage", "domain", "api", "oracle"}

@@ -10,10 +10,15 @@ from authz_service.server import Worker
 from tests.callers import Caller, Refused
 from tests.conftest import ManualClock
 from tests.oracle import naive, rows, worlds
+from tests.oracle.sizes import how_many
 from tests.oracle.test_reading import at
 
 SLOW_FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-ASKED = {"max_examples": 5, "deadline": None, "suppress_health_check": SLOW_FIXTURES}
+ASKED = {
+    "max_examples": how_many("asked"),
+    "deadline": None,
+    "suppress_health_check": SLOW_FIXTURES,
+}
 
 
 def subject_of(subject: tuple[str, ...]) -> dict[str, Any]:

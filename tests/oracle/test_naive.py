@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.oracle import example, naive, worlds
+from tests.oracle.sizes import how_many, is_nightly
 
 NOW = example.BEFORE_2030
 END = example.START_OF_2030
@@ -1284,10 +1285,11 @@ def test_rs4_moves_that_are_refused(world):
 # --- Properties on random worlds
 
 quick = settings(
-    derandomize=True,
+    # The same worlds every day; other ones every night.
+    derandomize=not is_nightly(),
     database=None,
     deadline=None,
-    max_examples=60,
+    max_examples=how_many("oracle"),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -1488,7 +1490,7 @@ def test_worlds_have_everything_that_matters():
     """What the differential tests are meant to meet does occur."""
     seen = collections.Counter()
 
-    @settings(quick, max_examples=400)
+    @settings(quick, max_examples=how_many("worlds"))
     @given(worlds.worlds())
     def look(world):
         homes = {
@@ -1546,7 +1548,7 @@ def test_worlds_have_everything_that_matters():
     assert not rare, seen
 
 
-@settings(quick, max_examples=100)
+@settings(quick, max_examples=how_many("oracle writes"))
 @given(worlds.worlds(), st.data())
 def test_writes_keep_every_invariant_and_the_world_before(world, data):
     for _ in range(5):
@@ -1564,7 +1566,7 @@ def test_every_operation_is_drawn_accepted_and_refused():
     """No operation is one that the strategies never come up with."""
     accepted, refused = collections.Counter(), collections.Counter()
 
-    @settings(quick, max_examples=1_200)
+    @settings(quick, max_examples=how_many("attempts"))
     @given(worlds.worlds().flatmap(lambda w: st.tuples(st.just(w), *[worlds.attempts(w)] * 8)))
     def look(drawn):
         world, *writes = drawn

@@ -24,6 +24,7 @@ from authz_service.storage import facts
 from authz_service.storage.database import Database, Snapshot
 from tests.conftest import ManualClock
 from tests.oracle import naive, rows, worlds
+from tests.oracle.sizes import how_many
 
 CODES = {
     InvalidArgument: "INVALID_ARGUMENT",
@@ -114,7 +115,7 @@ def walk(page: Callable[[Page], tuple[list[Any], Cursor | None]], size: int) -> 
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=30, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(max_examples=how_many("decisions"), deadline=None, suppress_health_check=SLOW_FIXTURES)
 def test_decisions_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     source = facts.SqlFacts(database)
@@ -137,7 +138,9 @@ def test_decisions_agree(database: Database, clock: ManualClock, world: dict[str
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(
+    max_examples=how_many("listed resources"), deadline=None, suppress_health_check=SLOW_FIXTURES
+)
 def test_resources_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     at(clock, worlds.NOW)
@@ -187,7 +190,9 @@ def _resources(
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(
+    max_examples=how_many("listed members"), deadline=None, suppress_health_check=SLOW_FIXTURES
+)
 def test_members_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     at(clock, worlds.NOW)
@@ -242,7 +247,9 @@ def _members(
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(
+    max_examples=how_many("listed permissions"), deadline=None, suppress_health_check=SLOW_FIXTURES
+)
 def test_permissions_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     at(clock, worlds.NOW)
@@ -283,7 +290,7 @@ def _permissions(
 
 
 @given(world=worlds.worlds(api_keys=False, directory_roles=True))
-@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(max_examples=how_many("explanations"), deadline=None, suppress_health_check=SLOW_FIXTURES)
 def test_explanations_agree(database: Database, clock: ManualClock, world: dict[str, Any]) -> None:
     rows.replace(database, world)
     at(clock, worlds.NOW)

@@ -21,12 +21,12 @@ from authz_service.storage.tagged_facts import TaggedFact
 from tests.callers import Caller, Refused
 from tests.conftest import ManualClock
 from tests.oracle import naive, rows, worlds
+from tests.oracle.sizes import how_many
 from tests.oracle.test_asking import ref_of, subject_of
 from tests.oracle.test_reading import at
 from tests.oracle.writing import NOT_CALLED, perform
 
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-STEPS = 12
 # Over the wire these name at least one.
 SOME_PERMISSIONS = {"add_role_permissions", "remove_role_permissions"}
 
@@ -96,7 +96,12 @@ def unmarked(
 
 @given(data=st.data(), start=worlds.worlds(api_keys=False, expired=False))
 # The server makes the ids, so no world comes twice, and shrinking has no ground.
-@settings(max_examples=12, phases=(Phase.generate,), deadline=None, suppress_health_check=SLOW)
+@settings(
+    max_examples=how_many("writes"),
+    phases=(Phase.generate,),
+    deadline=None,
+    suppress_health_check=SLOW,
+)
 def test_writes_agree_and_declare_what_they_change(
     api: Caller, worker: Worker, clock: ManualClock, data: Any, start: dict[str, Any]
 ) -> None:
@@ -106,7 +111,7 @@ def test_writes_agree_and_declare_what_they_change(
     at(clock, worlds.NOW)
     recorded = Recorded(database)
     try:
-        for _ in range(STEPS):
+        for _ in range(how_many("steps")):
             world = _step(api, database, recorded, data, world)
             _agree(api, data, world)
     finally:
