@@ -499,10 +499,11 @@ def test_order_of_an_organization_is_derived_until_it_is_set(api: Caller, worker
     assert set_priority(api, order, acme) == order
     assert list(of_organization(api, acme).role_priority) == order
     set_priority(api, SEEDED[::-1])
-    role(api, "late")
+    # New roles go last, by age and not by whose they are (RO4).
     role(api, "org-later", acme)
+    role(api, "late")
     found = [each.slug for each in api.RoleService.ListRoles(organization_id=acme).roles]
-    assert found == [*order, "late", "org-later"]
+    assert found == [*order, "org-later", "late"]
     assert list(of_organization(api, acme).role_priority) == found
     derived = [*SEEDED[::-1], "late", "org-b", "org-a", "org-later"]
     assert set_priority(api, [], acme) == derived

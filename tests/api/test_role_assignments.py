@@ -41,7 +41,7 @@ class Company(NamedTuple):
 
 @pytest.fixture
 def settings() -> dict[str, str]:
-    return {"AUTHZ_LIMIT_ROLE_ASSIGNMENTS": "3"}
+    return {"AUTHZ_LIMIT_ROLE_ASSIGNMENTS": "3", "AUTHZ_LIMIT_TOTAL_SIZE": "6"}
 
 
 @pytest.fixture
@@ -589,6 +589,9 @@ def test_pages_cover_every_assignment_once_with_their_number(
     assert not call(**fields).HasField("total_size")
     code, reason, _ = refusal(call, page_token=first.next_page_token, **held_by(company.ann))
     assert (code, reason) == ("INVALID_ARGUMENT", "PAGE_TOKEN_MISMATCH")
+    # More than the limit are not counted.
+    assign(directory, company.staff, "workspace-admin", company.eng)
+    assert not call(include_total_size=True, **fields).HasField("total_size")
 
 
 # --- update --------------------------------------------------------------------------------------
@@ -712,6 +715,20 @@ def test_expired_assignment_may_be_deleted_once_its_end_is_told(
         Recorded("role_assignment.expired", made.id, True),
         Recorded("role_assignment.deleted", made.id, True),
     ]
+
+
+def test_ended_assignment_is_gone_by_its_key_too_after_thirty_days(
+    directory: Directory, company: Company, clock: ManualClock
+) -> None:
+    assign(directory, company.ann, "workspace-viewer", company.eng, NOW + DAY)
+    clock.advance(days=31)
+    before = len(directory.events(company.organization))
+    delete = directory.api.RoleAssignmentService.DeleteRoleAssignment
+    key = entry(company.ann, "workspace-viewer", company.eng)
+    named = {**held_by(company.ann), "role_slug": "workspace-viewer"}
+    expected = not_found("ROLE_ASSIGNMENT", **named, resource_id=company.eng.id)
+    assert refusal(delete, key=key) == expected
+    assert directory.recorded(company.organization, before) == []
 
 
 # --- set -----------------------------------------------------------------------------------------

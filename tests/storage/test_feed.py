@@ -281,10 +281,75 @@ def test_a_commit_wakes_the_feed_at_once_while_somebody_watches(database: Databa
     with feed.watching():
         turning.start(feed.turn)
         assert not feed.wait(position, 0.0)
+        began = boot_seconds()
         histories.write(database, organization_id)
         assert feed.wait(position, 20.0)
+        # By the commit, and not because the time to wait was over.
+        assert boot_seconds() - began < 10
         turning.join()
     assert feed.watchers == 0
+
+
+def test_one_commit_makes_one_turn(database: Database) -> None:
+    feed = Feed(database, poll_seconds=0.2)
+    organization_id = histories.new_organization(database)
+    with feed.watching():
+        histories.write(database, organization_id)
+        feed.turn()
+        began = boot_seconds()
+        feed.turn()
+        assert boot_seconds() - began >= 0.2
+
+
+def test_a_slow_look_does_not_take_back_what_a_quicker_one_found(
+    database: Database, feed: Feed
+) -> None:
+    organization_id = histories.new_organization(database)
+    feed.catch_up()
+    position = len(_placed(database))
+    rows = database.rows
+
+    def slow(*args: Any) -> Any:
+        found = rows(*args)
+        database.rows = rows  # type: ignore[method-assign]
+        histories.write(database, organization_id)
+        feed.catch_up()
+        return found
+
+    database.rows = slow  # type: ignore[method-assign]
+    feed.catch_up()
+    assert feed.wait(position, 0.0)
+
+
+def test_only_one_of_a_process_waits_in_the_database_to_number(database_url: str) -> None:
+    crowded = Database(database_url, pool_size=2, lock_seconds=20.0)
+    feed = Feed(crowded)
+    histories.new_organization(crowded)
+    other = Database(database_url)
+    looked, rows = threading.Semaphore(0), crowded.rows
+
+    def counted(*args: Any) -> Any:
+        found = rows(*args)
+        looked.release()
+        return found
+
+    crowded.rows = counted  # type: ignore[method-assign]
+    readers = Together()
+
+    def held(control: Any) -> None:
+        positions.number(control)
+        readers.start(*[feed.catch_up] * 4)
+        for _ in range(4):
+            assert looked.acquire(timeout=20.0)
+        # The pool of two has room for whoever decides.
+        for _ in range(20):
+            with crowded.snapshot(SYSTEM) as snapshot:
+                assert positions.last(snapshot) == 0
+
+    other.control(held)
+    readers.join()
+    other.close()
+    crowded.close()
 
 
 def test_the_feed_finds_what_other_processes_commit(database_url: str, database: Database) -> None:
@@ -294,9 +359,11 @@ def test_the_feed_finds_what_other_processes_commit(database_url: str, database:
     other = Database(database_url)
     histories.new_organization(other)
     other.close()
+    began = boot_seconds()
     with feed.watching():
         feed.turn()
     assert feed.wait(position, 0.0)
+    assert boot_seconds() - began < 10
 
 
 def test_filters_look_at_a_bounded_number_of_events_at_once(
