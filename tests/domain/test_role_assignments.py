@@ -1,6 +1,7 @@
 """Role assignments: races, tags, and the cost of batches and lists."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from authz_service.base.actor import SYSTEM
-from authz_service.base.errors import AlreadyExists
+from authz_service.base.errors import Aborted, AlreadyExists
 from authz_service.base.pages import Page
 from authz_service.domain import (
     groups,
@@ -152,6 +153,17 @@ def test_of_two_equal_sets_one_makes_the_assignment(database: Database, acme: st
         assert told(database, row.id) == ["role_assignment.created", "role_assignment.updated"]
 
 
+ASSIGNING: dict[str, Callable[[Transaction, Things, str], object]] = {
+    "create": lambda tx, of, acme: role_assignments.create(tx, of.entry()),
+    "set": lambda tx, of, acme: role_assignments.replace(
+        tx, subject=of.member, resource=of.resource, roles=[(of.role_slug, None)]
+    ),
+    "modify": lambda tx, of, acme: role_assignments.modify(
+        tx, organization_id=acme, add=[of.entry()]
+    ),
+}
+
+
 def test_deleted_role_is_assigned_to_nobody(database: Database, acme: str) -> None:
     for of in rounds(database, acme):
         reasons = race(
@@ -161,6 +173,26 @@ def test_deleted_role_is_assigned_to_nobody(database: Database, acme: str) -> No
         )
         assert reasons in (["", "ROLE_IN_USE"], ["", "CONFLICT"], ["ROLE_NOT_FOUND", ""])
         assert len(stored(database, of)) == (reasons[0] == "")
+
+
+@pytest.mark.parametrize("way", ASSIGNING)
+def test_definitions_stand_still_while_a_role_is_assigned(
+    database: Database, database_url: str, acme: str, way: str
+) -> None:
+    of = things(database, acme)
+
+    def define(tx: Transaction) -> object:
+        return roles.create(tx, slug="other", name="Other", resource_type_slug="project")
+
+    def work(tx: Transaction) -> None:
+        ASSIGNING[way](tx, of, acme)
+        with pytest.raises(Aborted):
+            write(impatient, define)
+
+    with closing(Database(database_url, lock_seconds=0.05)) as impatient:
+        write(database, work)
+        write(impatient, define)
+    assert len(stored(database, of)) == 1
 
 
 @pytest.mark.parametrize("cascade", [False, True])
