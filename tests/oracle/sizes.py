@@ -31,13 +31,13 @@ SIZES = {
     "worlds": Size(400, 400),
     "attempts": Size(1_200, 1_200),
     # What reads the tables.
-    "decisions": Size(30, 800),
-    "listed resources": Size(15, 1_200),
-    "listed members": Size(15, 1_200),
-    "listed permissions": Size(15, 1_200),
-    "explanations": Size(15, 1_200),
+    "decisions": Size(30, 400),
+    "listed resources": Size(15, 800),
+    "listed members": Size(15, 800),
+    "listed permissions": Size(15, 800),
+    "explanations": Size(15, 800),
     # The same over the API.
-    "asked": Size(5, 1_200),
+    "asked": Size(5, 600),
     # Sequences of writes, and how many writes each has.
     "writes": Size(12, 300),
     "steps": Size(12, 50),
