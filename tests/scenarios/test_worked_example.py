@@ -26,8 +26,7 @@ from tests.oracle import example, rows
 from tests.oracle.test_asking import answered, decision_of, error_of, ref_of, subject_of
 from tests.oracle.test_reading import at
 
-pytestmark = pytest.mark.both_databases
-
+BOTH = pytest.mark.both_databases
 CHECKS = [row for row in example.CHECKS if row[1] not in example.API_KEYS]
 ERRORS = example.ERRORS
 EXPLANATIONS = [
@@ -88,6 +87,7 @@ def questions() -> Iterator[tuple[Any, int, dict[str, Any], Any]]:
                 yield label, example.BEFORE_2030, asked, error
 
 
+@BOTH
 def test_checks(door: Caller, clock: ManualClock) -> None:
     asked = 0
     for label, now, question, expected in questions():
@@ -98,6 +98,7 @@ def test_checks(door: Caller, clock: ManualClock) -> None:
     assert asked > 90
 
 
+@BOTH
 def test_all_checks_of_an_instant_in_one_batch(door: Caller, clock: ManualClock) -> None:
     for instant in (example.BEFORE_2030, example.START_OF_2030):
         at(clock, instant)
@@ -136,6 +137,7 @@ def test_matrix_of_each_subject(door: Caller, clock: ManualClock) -> None:
                         assert row[slugs.index(slug)] == allowed, (who, where, slug)
 
 
+@BOTH
 def test_lists_of_resources(door: Caller) -> None:
     for who, slugs, parent, children_only, expected in example.LIST_RESOURCES:
         for subject in subjects(who):
@@ -162,6 +164,7 @@ def grant_of(grant: core_pb2.Grant) -> tuple[Any, ...]:
     return grant.role_slug, grant.resource.name, holder
 
 
+@BOTH
 def test_lists_of_members(door: Caller) -> None:
     for where, slug, direct_only, expected in example.LIST_MEMBERS:
         for resource in resources(where):
@@ -203,6 +206,7 @@ def step_of(step: pb.RemedyStep) -> tuple[str, ...]:
     return kind, *named.get(kind, ())
 
 
+@BOTH
 def test_explanations(door: Caller, clock: ManualClock) -> None:
     for each in EXPLANATIONS:
         who, slug, where, now = each["question"]
@@ -337,11 +341,21 @@ def test_command_explain(authz: Command, clock: ManualClock) -> None:
         _, lines = authz("explain", typed_subjects(who)[-1], slug, typed_resources(where)[0][0])
         kinds = {name: example.RESOURCES[name][1] for name in each["path"]}
         assert lines[1] == "path: " + " > ".join(f"{kinds[name]}/{name}" for name in each["path"])
-        assert sum(line.startswith("granted by ") for line in lines) == len(each["grants"])
+        granted = [line for line in lines if line.startswith("granted by ")]
+        for (role, place, _, holder), line in zip(each["grants"], granted, strict=True):
+            where_held = f"{example.RESOURCES[place][1]}/{place}"
+            assert line == f"granted by {role} on {where_held} ({held_by(holder)})"
         assert sum(line.startswith("blocked: ") for line in lines) == len(each["blocked"])
         assert sum(line.startswith("would be allowed by ") for line in lines) == len(
             each["remedies"]
         )
+
+
+def held_by(holder: tuple[Any, ...]) -> str:
+    """How a command tells the holder of a grant."""
+    if holder[0] == "group":
+        return f"group {holder[1]}" + "".join(f" via {group_id}" for group_id in holder[3])
+    return "own role" if holder == example.OWN_ROLE else "own assignment"
 
 
 def test_command_list_members(authz: Command) -> None:
@@ -354,11 +368,10 @@ def test_command_list_members(authz: Command) -> None:
             assert found == set(expected), (where, slug, lines)
             for line in lines:
                 grants = expected[line.partition("\t")[0].removeprefix("user_")]
-                for (role, place, _), shown in zip(
-                    grants, line.partition("\t")[2].split("; "), strict=True
-                ):
-                    kind = example.RESOURCES[place][1]
-                    assert shown.startswith(f"{role} on {kind}/{place} ("), line
+                words = line.partition("\t")[2].split("; ")
+                for (role, place, holder), shown in zip(grants, words, strict=True):
+                    where_held = f"{example.RESOURCES[place][1]}/{place}"
+                    assert shown.startswith(f"{role} on {where_held} ({held_by(holder)}"), line
 
 
 def test_command_list_resources(authz: Command) -> None:

@@ -343,8 +343,9 @@ def with_keys(config: Config, clock: ManualClock, keys: str) -> Worker:
 
 
 def test_a_token_lives_as_long_as_its_key(
-    world: World, api: Caller, config: Config, clock: ManualClock
+    world: World, worker: Worker, api: Caller, config: Config, clock: ManualClock
 ) -> None:
+    worker.stop()
     old = base64.b64encode(config.security.root_key_bytes()[0]).decode()
     new = base64.b64encode(b"another key of at least 32 bytes").decode()
     for keys, expected in ((f"{new},{old}", ("", "")), (new, DAMAGED)):
