@@ -41,6 +41,8 @@ SIZES = {
     # Sequences of writes, and how many writes each has.
     "writes": Size(12, 300),
     "steps": Size(12, 50),
+    # Control sets against sets and loops, in memory and in two servers.
+    "control sets": Size(200, 10_000),
 }
 
 
