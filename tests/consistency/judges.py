@@ -179,7 +179,7 @@ def linearizability(register: Register) -> tuple[int, list[Finding]]:
     return count, findings
 
 
-# --- (e) audit -------------------------------------------------------------------------------------
+# --- (e) audit -----------------------------------------------------------------------------------
 
 
 class Event(NamedTuple):
@@ -196,6 +196,7 @@ def audit(
     stored: Sequence[Event],
     revisions: Mapping[str, int],
     seen: Sequence[Event] | None,
+    since: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Compares what was acknowledged with SQL and with a watcher.
 
@@ -204,6 +205,7 @@ def audit(
         stored: All events in SQL.
         revisions: Realm to its revision in SQL.
         seen: What a watcher of everything saw, in order; None if nobody watched.
+        since: Realm to its revision when the watcher began.
 
     Returns:
         Writes without an event or with several, holes in revisions, and what the watcher missed,
@@ -225,6 +227,8 @@ def audit(
         return faults
     times = Counter((event.realm, event.sequence) for event in seen)
     for event in stored:
+        if event.sequence <= (since or {}).get(event.realm, 0):
+            continue
         if times[event.realm, event.sequence] != 1:
             faults.append(
                 f"the watcher saw {event.realm} {event.sequence}"

@@ -156,3 +156,8 @@ def test_the_audit_names_what_a_watcher_missed_or_saw_twice_or_late() -> None:
     assert audit([], STORED, REVISIONS, STORED[:2]) == ["the watcher saw * 1 0 times"]
     assert audit([], STORED, REVISIONS, [*STORED, STORED[1]])
     assert audit([], STORED, REVISIONS, [STORED[1], STORED[0], STORED[2]])
+
+
+def test_the_audit_asks_of_a_watcher_only_what_happened_since_it_began() -> None:
+    assert not audit([], STORED, REVISIONS, STORED[2:], {"a": 2})
+    assert audit([], STORED, REVISIONS, STORED[2:], {"a": 1})

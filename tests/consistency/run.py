@@ -1,0 +1,215 @@
+"""One run: a load on a stack, judged."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psycopg
+
+from tests.consistency.history import Finding, Register
+from tests.consistency.judges import (
+    Event,
+    audit,
+    floor_monitor,
+    instant_judge,
+    interval_judge,
+    linearizability,
+)
+from tests.consistency.load import Failure, Load, Record
+from tests.consistency.stack import Stack, within
+
+CACHED = ("view", "mixed", "l2", "last_cut")
+
+# What a call may end with under faults (product.md, "Errors"). A reason is always given, except by
+# gRPC itself where there is no process to give one.
+DOCUMENTED = {
+    ("UNAVAILABLE", "DATABASE_UNAVAILABLE"),
+    ("UNAVAILABLE", "SHUTTING_DOWN"),
+    ("RESOURCE_EXHAUSTED", "OVERLOADED"),
+    ("ABORTED", "CONFLICT"),
+    ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+}
+NO_PROCESS = {("UNAVAILABLE", ""), ("DEADLINE_EXCEEDED", "")}
+
+
+@dataclass
+class Verdict:
+    """What the judges say of a run.
+
+    Attributes:
+        calls, reads, values: Answered calls, judged reads of registers, and decisions in them.
+        reads_by_kind, writes_by_kind: By kind of change.
+        windows: Small histories tried for linearizability.
+        stale, backwards, mixed, impossible: Answers found wrong, by the worst judge.
+        oldest: For how long the oldest stale answer had been wrong, seconds.
+        lost: What the audit found.
+        crashes: Tracebacks, undocumented errors, broken calls.
+        failures: Calls without an answer, by code and reason.
+        answers: Where answers came from.
+        findings: The first of each judge, to look into.
+    """
+
+    calls: int = 0
+    reads: int = 0
+    values: int = 0
+    writes: int = 0
+    reads_by_kind: dict[str, int] = field(default_factory=dict)
+    writes_by_kind: dict[str, int] = field(default_factory=dict)
+    windows: int = 0
+    stale: int = 0
+    backwards: int = 0
+    mixed: int = 0
+    impossible: int = 0
+    oldest: float = 0.0
+    lost: list[str] = field(default_factory=list)
+    crashes: list[str] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, float] = field(default_factory=dict)
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def cached(self) -> float:
+        """Returns the share of answers that came from the cache, in whole or in part."""
+        total = sum(self.answers.values())
+        return sum(self.answers.get(name, 0.0) for name in CACHED) / total if total else 0.0
+
+    def wrong(self) -> list[str]:
+        """Returns what breaks the promise; empty for a run without."""
+        counted = {
+            "stale": self.stale,
+            "backwards": self.backwards,
+            "mixed": self.mixed,
+            "impossible": self.impossible,
+        }
+        found = [f"{count} {name}" for name, count in counted.items() if count]
+        return found + self.lost + self.crashes + (self.findings if found else [])
+
+    def line(self) -> dict[str, Any]:
+        """Returns the verdict for a file of JSON lines."""
+        shown = asdict(self)
+        shown |= {"cached": round(self.cached, 4), "oldest": round(self.oldest, 3)}
+        shown["answers"] = {name: int(count) for name, count in self.answers.items()}
+        return shown
+
+
+def judged(record: Record, verdict: Verdict) -> None:
+    """Adds what the judges of registers say to a verdict."""
+    reads: Counter[str] = Counter()
+    writes: Counter[str] = Counter()
+    for register in record.registers:
+        reads[register.kind] += len(register.reads)
+        width = len(register.initial)  # type: ignore[arg-type]
+        verdict.values += width * len(register.reads)
+        _judge(register, verdict)
+    for write in record.writes:
+        writes[write.kind] += 1
+    verdict.calls += len(record.latencies)
+    verdict.reads += sum(reads.values())
+    verdict.writes += len(record.writes)
+    verdict.reads_by_kind = dict(Counter(verdict.reads_by_kind) + reads)
+    verdict.writes_by_kind = dict(Counter(verdict.writes_by_kind) + writes)
+    taken = sorted(seconds for _, seconds in record.latencies)
+    if taken:
+        verdict.p50_ms = round(1_000 * taken[len(taken) // 2], 2)
+        verdict.p99_ms = round(1_000 * taken[len(taken) * 99 // 100], 2)
+
+
+def _judge(register: Register, verdict: Verdict) -> None:
+    floor, interval = floor_monitor(register), interval_judge(register)
+    instant = instant_judge(register)
+    windows, order = linearizability(register)
+    verdict.windows += windows
+    by_kind = Counter(finding.kind for finding in floor)
+    # What two judges saw is one wrong answer.
+    verdict.stale += max(by_kind["stale"], len([f for f in interval if f not in instant]))
+    verdict.backwards += by_kind["backwards"]
+    verdict.mixed += max(by_kind["mixed"], len(instant))
+    verdict.impossible += len(order)
+    found = [*floor, *interval, *instant, *order]
+    verdict.oldest = max([verdict.oldest, *(finding.age for finding in found)])
+    room = 12 - len(verdict.findings)
+    verdict.findings += [_told(finding, register) for finding in found[:room]]
+
+
+def _told(finding: Finding, register: Register) -> str:
+    """Returns a finding with the writes around it."""
+    read = finding.read
+    near = [
+        f"[{write.invoked - read.started:+.4f} {write.acknowledged - read.started:+.4f}"
+        f" {_bits(write.value)}]"
+        for write in register.writes
+        if -3 < write.invoked - read.started < 1
+    ]
+    return (
+        f"{finding.judge}: {finding.kind} {register.kind} ({finding.register}),"
+        f" reader {read.reader}, {_bits(read.value)} in {read.ended - read.started:.4f} s,"
+        f" {finding.age:.4f} s old; writes from its start: {' '.join(near[-6:])}"
+    )
+
+
+def _bits(value: Any) -> str:
+    return "".join("1" if bit else "0" for bit in value)
+
+
+def undocumented(failures: list[Failure], *, processes_end: bool) -> list[str]:
+    """Returns the failures that no document allows.
+
+    Args:
+        processes_end: Whether the run kills or stops processes, so that nobody may be there.
+    """
+    allowed = DOCUMENTED | (NO_PROCESS if processes_end else set())
+    counted = Counter((f.code, f.reason) for f in failures if (f.code, f.reason) not in allowed)
+    return [f"{count} x {code} {reason}" for (code, reason), count in counted.items()]
+
+
+def answers(stack: Stack) -> Counter[str]:
+    """Returns where the answers of all processes came from, since their start."""
+    total: Counter[str] = Counter()
+    for service in stack.services:
+        for name, value in service.metrics().items():
+            if name[0] == "authz_cache_answers_total":
+                total[name[1]] += int(value)
+    return total
+
+
+def revisions(stack: Stack) -> dict[str, int]:
+    """Returns realms and their revisions in SQL."""
+    with psycopg.connect(stack.database_url.replace("+psycopg", "")) as connection:
+        return dict(connection.execute("SELECT id, revision FROM realms").fetchall())
+
+
+def audited(load: Load, stack: Stack, since: Mapping[str, int]) -> list[str]:
+    """Compares all acknowledged writes of a stack with SQL and with its watcher."""
+    with psycopg.connect(stack.database_url.replace("+psycopg", "")) as connection:
+        rows = connection.execute("SELECT realm, sequence, request_id, is_primary FROM events")
+        stored = [Event(*row) for row in rows.fetchall()]
+    expected = sum(event.sequence > since.get(event.realm, 0) for event in stored)
+    # It may be behind, or wait for a stream; what it has not seen in the end is missing.
+    within(20, lambda: len(load.watcher.seen) >= expected)
+    return audit(
+        [write.attempts for write in load.acknowledged],
+        stored,
+        revisions(stack),
+        list(load.watcher.seen),
+        since,
+    )
+
+
+def half(
+    stack: Stack, load: Load, since: Mapping[str, int], seconds: float, **options: Any
+) -> Verdict:
+    """Runs a load without faults and judges it."""
+    before = answers(stack)
+    record = load.run(seconds, **options)
+    verdict = Verdict()
+    judged(record, verdict)
+    verdict.answers = dict(answers(stack) - before)
+    counted = Counter(f"{f.code} {f.reason}" for f in record.failures)
+    verdict.failures = dict(counted)
+    verdict.crashes = undocumented(record.failures, processes_end=False) + record.broken
+    verdict.crashes += [line for service in stack.services for line in service.errors()]
+    verdict.lost = audited(load, stack, since)
+    return verdict

@@ -1,0 +1,148 @@
+"""A serving process of the harness: ``authz serve``, with what a test wants to happen inside it.
+
+    python -m tests.consistency.server ORDERS
+
+ORDERS is JSON: ``naive`` puts the cache that lies in the place of the product's, ``fill_seconds``
+delays fills, ``seed`` makes the delays random, and ``failpoints`` is a folder in which a test
+leaves a file to have the process killed or stopped at a point of its next write.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import authz_service.server
+from authz_service import cli
+from authz_service.storage.cache.marking import Marked, Marking, Tags
+from authz_service.storage.cache.views import Views
+from tests.consistency.naive import NaiveFacts, NaiveMarking, Store
+
+# Where a write can be cut: it holds its locks and is not marked; marked, not committed; committed,
+# not bumped; bumped, not answered.
+POINTS = ("before mark", "after mark", "after commit", "after bump")
+
+
+class Delays:
+    """Waits now and then, for as long as a slow thread or network would."""
+
+    def __init__(self, seed: int, seconds_max: float) -> None:
+        self._random = random.Random(seed)
+        self._seconds_max = seconds_max
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            # Short ones mostly, for they meet other calls most often.
+            seconds = self._seconds_max * self._random.random() ** 3
+        threading.Event().wait(seconds)
+
+
+class DelayedViews(Views):
+    """The product's views, with time passing between a snapshot and each fill from it."""
+
+    delay: Callable[[], None] = staticmethod(lambda: None)
+
+    def put(self, *arguments: Any, **named: Any) -> Any:
+        self.delay()
+        return super().put(*arguments, **named)
+
+
+class Failpoints:
+    """Ends or stops this process at a point, once, if a test has left a file for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def pass_by(self, point: str) -> None:
+        """Does what was ordered for the point.
+
+        Args:
+            point: One of ``POINTS``.
+        """
+        order = self._folder / point
+        try:
+            what = order.read_text()
+            # Only one of several writes that come by together takes the order.
+            order.rename(self._folder / f"{point}.done")
+        except OSError:
+            return
+        os.kill(os.getpid(), signal.Signals[what])
+
+
+class _PassingMarked:
+    def __init__(self, marked: Marked, failpoints: Failpoints) -> None:
+        self._marked, self._failpoints = marked, failpoints
+
+    def bump(self, *, committed: bool) -> Mapping[str, int]:
+        if committed:
+            self._failpoints.pass_by("after commit")
+        sequences = self._marked.bump(committed=committed)
+        if committed:
+            self._failpoints.pass_by("after bump")
+        return sequences
+
+
+class PassingMarking:
+    """The product's marking, between failpoints."""
+
+    def __init__(self, marking: Marking, failpoints: Failpoints) -> None:
+        self._marking, self._failpoints = marking, failpoints
+
+    def mark(self, connection: Any, tags: Tags) -> Marked:
+        self._failpoints.pass_by("before mark")
+        marked = self._marking.mark(connection, tags)
+        self._failpoints.pass_by("after mark")
+        return _PassingMarked(marked, self._failpoints)
+
+
+class ProtocolWorker(authz_service.server.Worker):
+    """The product's worker, with failpoints around its marking."""
+
+    failpoints: Failpoints | None = None
+
+    def _cache(self, *arguments: Any) -> Any:
+        marking, *others = super()._cache(*arguments)
+        if self.failpoints is not None:
+            marking = PassingMarking(marking, self.failpoints)
+        return (marking, *others)
+
+
+class NaiveWorker(authz_service.server.Worker):
+    """The product's worker with a cache that is told of changes after COMMIT."""
+
+    delay: Callable[[], None] = staticmethod(lambda: None)
+
+    def _cache(self, config: Any, exits: Any) -> Any:
+        self._store = Store(config.cache.redis_url.reveal())
+        exits.callback(self._store.close)
+        return NaiveMarking(self._store), None, lambda: None
+
+    def _fact_source(self, *arguments: Any) -> Any:
+        return NaiveFacts(self.database, self._store, self.metrics, self.delay)
+
+
+def main() -> None:
+    """Runs the server as ordered."""
+    orders = json.loads(sys.argv[1])
+    delay = Delays(orders["seed"], orders["fill_seconds"])
+    if orders["naive"]:
+        NaiveWorker.delay = staticmethod(delay)
+        authz_service.server.Worker = NaiveWorker  # type: ignore[misc]
+    else:
+        DelayedViews.delay = staticmethod(delay)
+        authz_service.server.Views = DelayedViews  # type: ignore[misc]
+        if orders["failpoints"]:
+            ProtocolWorker.failpoints = Failpoints(Path(orders["failpoints"]))
+        authz_service.server.Worker = ProtocolWorker  # type: ignore[misc]
+    sys.argv = ["authz", "serve"]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
