@@ -19,6 +19,7 @@ from tests.consistency.judges import (
 from tests.consistency.load import Failure, Load, Record
 from tests.consistency.stack import Stack, within
 
+ANSWERS, FENCES = "authz_cache_answers_total", "authz_cache_fences_total"
 CACHED = ("view", "mixed", "l2", "last_cut")
 
 # What a call may end with under faults (product.md, "Errors"). A reason is always given, except by
@@ -47,6 +48,7 @@ class Verdict:
         crashes: Tracebacks, undocumented errors, broken calls.
         failures: Calls without an answer, by code and reason.
         answers: Where answers came from.
+        fences: Generations of the cache that were left, by reason.
         findings: The first of each judge, to look into.
     """
 
@@ -66,6 +68,7 @@ class Verdict:
     crashes: list[str] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
     answers: dict[str, float] = field(default_factory=dict)
+    fences: dict[str, float] = field(default_factory=dict)
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     findings: list[str] = field(default_factory=list)
@@ -91,7 +94,6 @@ class Verdict:
         """Returns the verdict for a file of JSON lines."""
         shown = asdict(self)
         shown |= {"cached": round(self.cached, 4), "oldest": round(self.oldest, 3)}
-        shown["answers"] = {name: int(count) for name, count in self.answers.items()}
         return shown
 
 
@@ -161,16 +163,16 @@ def undocumented(failures: list[Failure], *, processes_end: bool) -> list[str]:
         processes_end: Whether the run kills or stops processes, so that nobody may be there.
     """
     allowed = DOCUMENTED | (NO_PROCESS if processes_end else set())
-    counted = Counter((f.code, f.reason) for f in failures if (f.code, f.reason) not in allowed)
-    return [f"{count} x {code} {reason}" for (code, reason), count in counted.items()]
+    wrong = Counter((f.code, f.reason) for f in failures if (f.code, f.reason) not in allowed)
+    return [f"{count} x {code} {reason}" for (code, reason), count in wrong.items()]
 
 
-def answers(stack: Stack) -> Counter[str]:
-    """Returns where the answers of all processes came from, since their start."""
+def counted(stack: Stack, metric: str) -> Counter[str]:
+    """Returns a counter with one label, over all processes, since their start."""
     total: Counter[str] = Counter()
     for service in stack.services:
         for name, value in service.metrics().items():
-            if name[0] == "authz_cache_answers_total":
+            if name[0] == metric:
                 total[name[1]] += int(value)
     return total
 
@@ -202,13 +204,13 @@ def half(
     stack: Stack, load: Load, since: Mapping[str, int], seconds: float, **options: Any
 ) -> Verdict:
     """Runs a load without faults and judges it."""
-    before = answers(stack)
+    before, fences = counted(stack, ANSWERS), counted(stack, FENCES)
     record = load.run(seconds, **options)
     verdict = Verdict()
     judged(record, verdict)
-    verdict.answers = dict(answers(stack) - before)
-    counted = Counter(f"{f.code} {f.reason}" for f in record.failures)
-    verdict.failures = dict(counted)
+    verdict.answers = dict(counted(stack, ANSWERS) - before)
+    verdict.fences = dict(counted(stack, FENCES) - fences)
+    verdict.failures = dict(Counter(f"{f.code} {f.reason}" for f in record.failures))
     verdict.crashes = undocumented(record.failures, processes_end=False) + record.broken
     verdict.crashes += [line for service in stack.services for line in service.errors()]
     verdict.lost = audited(load, stack, since)
