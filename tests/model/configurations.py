@@ -116,7 +116,9 @@ CONFIGURATIONS = (
     Configuration(
         "trim", "writes on two tags, trimmed twice, L2", l2=True, trim=2, writers=_TWO_WRITES
     ),
-    Configuration("close", "CLOSE, and opened again, L2", l2=True, close=1, writers=_TWO_WRITES),
+    Configuration(
+        "close", "CLOSE, and opened again, L2", l2=True, l2_queue=1, close=1, writers=_TWO_WRITES
+    ),
     Configuration(
         "generations",
         "two processes; fences at any time, renewals at any time, enable",
@@ -128,11 +130,19 @@ CONFIGURATIONS = (
         **_ONE_FACT,
     ),
     Configuration(
+        "leases",
+        "fences at any time while cached and fresh facts are combined",
+        fine=True,
+        fence_any=True,
+        **_BOTH,
+    ),
+    Configuration(
         "lost replies",
         "replies of scripts lost, scripts late, writer crashes at each step, abandoned marks, kill",
         fine=True,
         generations=2,
         lost=1,
+        reader_loss=True,
         crashes=1,
         kill=1,
         recover=True,
@@ -368,6 +378,7 @@ SHOWN_BY = {
     "no_settle_wait": "generations",
     "enable_before_settle": "generations",
     "lease_kept_through_renewal": "generations",
+    "lease_checked_once": "leases",
     "no_fill_order": "threads",
     "no_v2": "two writes",
     "no_v2_check": "two writes",

@@ -27,6 +27,7 @@ MUTATIONS = {
     "no_settle_wait": "a write commits without a mark while the mode is settling",
     "enable_before_settle": "enable does not wait for mode off",
     "lease_kept_through_renewal": "the old lease stays while the reply of a renewal is under way",
+    "lease_checked_once": "a second validation is taken although the lease has ended since",
     # I7
     "no_fill_order": "rule 1 is left out: entries put after the validation was sent are used",
     "no_v2": "cached and fresh facts are mixed without a second validation",
@@ -52,6 +53,7 @@ MUTATIONS = {
 PAIRS = (("ack_without_mark", "no_registry"),)
 
 VARIANTS = {
+    "lease_checked_at_send": "a validation looks at the lease when it is sent, not at the reply",
     "ev_is_sequence": "ev is the sequence of `*`, and None while anything there is pending",
     "fill_pending": "facts with a pending tag are filled",
     "ack_before_bump": "a write is acknowledged at COMMIT and bumps later",

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 from tests.model.configurations import Configuration
-from tests.model.protocol import SETTLING, Protocol, Violation
+from tests.model.protocol import Protocol
+from tests.model.scripts import SETTLING, Violation
 
 
 @dataclass

@@ -50,6 +50,7 @@ def test_one_of_a_pair_alone_breaks_no_promise_there(pair: tuple[str, str]) -> N
         ("ack_before_bump", "lost sets"),
         ("ack_before_bump", "acknowledged"),
         ("gen_at_enable", "lost sets"),
+        ("lease_checked_at_send", "leases"),
     ],
 )
 def test_a_harmless_change_is_harmless(variant: str, name: str) -> None:
