@@ -1,0 +1,38 @@
+"""How long the runs are and how much must have happened in them: all numbers in one place.
+
+The least numbers are those of a slow machine with two cores and neighbours, at a tenth of what
+was measured there; a run with less says too little to be called clean.
+"""
+
+from typing import NamedTuple
+
+SEED = 20_250_917
+
+
+class Size(NamedTuple):
+    """Of a histories run.
+
+    Attributes:
+        naive_seconds, seconds: Of both halves.
+        reads, writes: The least of judged reads and acknowledged writes in the protocol half.
+        reads_of_kind, writes_of_kind: The least of each kind of change.
+        naive_reads: The least of judged reads in the naive half.
+    """
+
+    naive_seconds: float
+    seconds: float
+    reads: int
+    writes: int
+    reads_of_kind: int
+    writes_of_kind: int
+    naive_reads: int
+
+
+SHORT = Size(8, 16, 1_000, 60, 20, 1, 500)
+LONG = Size(60, 1_740, 200_000, 10_000, 2_000, 50, 5_000)
+
+# Of the answers of a run without faults, this share comes from the cache.
+CACHED_MIN = 0.5
+
+# Of one fault in `make test`, and of one in the nightly run.
+FAULT_SECONDS, LONG_FAULT_SECONDS = 8.0, 300.0
