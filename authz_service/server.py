@@ -3,7 +3,7 @@
 import contextlib
 import importlib.metadata
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
 
@@ -35,6 +35,7 @@ from authz_service.base.sealed import Sealer, derive
 from authz_service.config import Config
 from authz_service.domain import service_credentials
 from authz_service.domain.lifecycles import seeds
+from authz_service.engine.facts import FactSource
 from authz_service.engine.limits import Limits
 from authz_service.pb.authz.v1 import (
     authorization_pb2,
@@ -60,6 +61,14 @@ from authz_service.rpc.fronts.listeners import Listener, Tls, Unlistenable
 from authz_service.rpc.hall import Hall
 from authz_service.rpc.rate import Rate
 from authz_service.storage import schema
+from authz_service.storage.cache import alone
+from authz_service.storage.cache.control import Control
+from authz_service.storage.cache.generation import Generation
+from authz_service.storage.cache.marking import Marking, MemoryMarking
+from authz_service.storage.cache.memory_control import MemoryControl
+from authz_service.storage.cache.sharing import Sharing
+from authz_service.storage.cache.views import Views
+from authz_service.storage.cached_facts import CachedFacts
 from authz_service.storage.database import Database
 from authz_service.storage.facts import SqlFacts
 from authz_service.storage.feed import Feed
@@ -90,6 +99,27 @@ def prepare(url: str, revision: str = "head") -> None:
         database.close()
 
 
+@contextlib.contextmanager
+def cache_of(config: Config) -> Iterator[Generation]:
+    """Gives a deployment's cache to a command, which answers nothing from it."""
+    url = config.cache.redis_url
+    database = Database(config.database.url.reveal(), pool_size=2)
+    generation = Generation(
+        database,
+        url.reveal() if url else None,
+        Metrics(),
+        lease_seconds=config.cache.lease_seconds,
+        timeout_seconds=1.0,
+        mark_seconds=1.0,
+        members_max=config.cache.set_members,
+    )
+    try:
+        yield generation
+    finally:
+        generation.stop()
+        database.close()
+
+
 class Worker:
     """One serving process: a hall with all services, and the fronts before it.
 
@@ -102,6 +132,8 @@ class Worker:
     Raises:
         SchemaError: The database is not one this program may use.
         Unlistenable: An address cannot be listened on.
+        AlreadyServed: Another process serves the embedded database.
+        LeaseDiffers: Other processes use another ``AUTHZ_CACHE_LEASE_SECONDS``.
     """
 
     def __init__(
@@ -137,15 +169,11 @@ class Worker:
         else:
             listen = config.server.metrics_listen
             exits.callback(Page(listen.host, listen.port, self.metrics.render).close)
-        self.database = Database(
-            config.database.url.reveal(),
-            pool_size=config.database.pool or config.server.threads + 2,
-            lock_seconds=config.database.lock_seconds,
-            statement_seconds=config.database.statement_seconds,
-            clock=clock,
-            limits=_limits(config),
-        )
+        marking, current, self._fence = self._cache(config, exits)
+        self.database = self._database(config, clock, marking)
         exits.callback(self.database.close)
+        self._current = current
+        self._facts = self._fact_source(config, current)
         self._feed = Feed(self.database)
         self.credential_uses = CredentialUses(self.database)
         exits.callback(self._repeated(self.credential_uses.write))
@@ -165,6 +193,76 @@ class Worker:
                 reuse_port=config.server.workers > 1,
                 reflection=config.server.reflection,
             ),
+        )
+
+    @staticmethod
+    def _database(
+        config: Config, clock: Clock, marking: Marking | None, pool_size: int | None = None
+    ) -> Database:
+        return Database(
+            config.database.url.reveal(),
+            pool_size=pool_size or config.database.pool or config.server.threads + 2,
+            lock_seconds=config.database.lock_seconds,
+            statement_seconds=config.database.statement_seconds,
+            clock=clock,
+            limits=_limits(config),
+            marking=marking,
+        )
+
+    def _cache(
+        self, config: Config, exits: contextlib.ExitStack
+    ) -> tuple[Marking, Callable[[], Control | None] | None, Callable[[], None]]:
+        """Returns what marks writes, what says which cache may be used, and what fences it."""
+        cache = config.cache
+        if config.database.is_sqlite:
+            held = alone.hold(config.database.url.reveal())
+            if held is not None:
+                exits.callback(held.close)
+            control = MemoryControl(cache.set_members)
+            return MemoryMarking(control), None if cache.bypass else lambda: control, control.fence
+        redis_url = None if cache.redis_url is None or cache.bypass else cache.redis_url.reveal()
+        # Renewals and settles of their own, whatever the calls do to the pool.
+        database = self._database(config, utc_now, None, pool_size=3)
+        exits.callback(database.close)
+        generation = Generation(
+            database,
+            redis_url,
+            self.metrics,
+            lease_seconds=cache.lease_seconds,
+            timeout_seconds=cache.redis_timeout_ms / 1_000,
+            mark_seconds=cache.mark_timeout_ms / 1_000,
+            members_max=cache.set_members,
+            log=self.log.warning,
+        )
+        if redis_url is None:
+            # Others may have one: writes must still be marked, and they leave what they cannot.
+            return generation, None, generation.leave
+        generation.start()
+        exits.callback(generation.stop)
+        for target, name in ((generation.run, "cache-lease"), (generation.share, "cache-share")):
+            threading.Thread(target=target, name=name, daemon=True).start()
+        return generation, generation.current, generation.leave
+
+    def _fact_source(
+        self, config: Config, current: Callable[[], Control | None] | None
+    ) -> FactSource:
+        if current is None:
+            return SqlFacts(self.database)
+        sharing = Sharing(
+            derive(config.security.root_key_bytes()[0], "cache"),
+            config.cache.ttl_seconds,
+            config.cache.entry_bytes,
+            self.metrics,
+        )
+        views = Views(config.cache.l1_bytes, sharing, self.metrics)
+        self.metrics.cache_entries.read_from(lambda: {(): float(views.entries)})
+        self.metrics.cache_bytes.read_from(lambda: {(): float(views.bytes_held)})
+        return CachedFacts(
+            self.database,
+            current,
+            views,
+            self.metrics,
+            snapshots_max=max(2, config.server.threads // 2),
         )
 
     def _hall(self, config: Config, lines: Lines, clock: Clock) -> Hall:
@@ -217,7 +315,7 @@ class Worker:
         cursors = Cursors(Sealer(config.security.root_key_bytes(), "cursor"))
         message_bytes_max = config.limits.message_bytes_max
         decisions = AuthorizationServicer(
-            SqlFacts(database),
+            self._facts,
             database,
             Freshness(tokens),
             listings,
@@ -301,6 +399,20 @@ class Worker:
         """Drains and closes everything, in the order of architecture.md section 9."""
         self._stopping.set()
         self._exits.close()
+
+    @property
+    def has_cache(self) -> bool:
+        """True if facts may be cached in this deployment."""
+        return self._current is not None
+
+    @property
+    def is_caching(self) -> bool:
+        """True while cached facts may be used."""
+        return self._current is not None and self._current() is not None
+
+    def fence(self) -> None:
+        """Forgets all cached facts: after rows were changed in any other way than through calls."""
+        self._fence()
 
     def _background(self, step: Callable[[], None], seconds: float, name: str) -> threading.Thread:
         """Starts to repeat a step, with a pause before each, until the worker stops."""

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import decisions, empty
+from benchmarks import cached, decisions, empty
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -65,6 +65,18 @@ def table(results: dict[str, Any]) -> str:
         f" | {row['server_ratio']} | {row['postgresql_ratio']} | {row['in_all_ratio']} |"
         for row in results["decisions"]
     ]
+    lines += [
+        "",
+        "From the cache, with PostgreSQL and Valkey; E1 is an empty RPC through the hall.",
+        "",
+        "| question | E1 | server | PostgreSQL | Valkey | server / E1 |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['question']} | {row['e1_us']} | {row['server_us']} | {row['postgresql_us']}"
+        f" | {row['redis_us']} | {row['server_ratio']} |"
+        for row in results["cached"]
+    ]
     if results.get("scale"):
         lines += [
             "",
@@ -93,6 +105,7 @@ def main() -> None:
             for number in (1, 16)
         ],
         "decisions": decisions.run(rounds=options.rounds, calls=options.calls),
+        "cached": cached.run(rounds=options.rounds, calls=options.calls),
         "scale": [] if options.no_scale else decisions.scale(),
     }
     RESULTS.mkdir(exist_ok=True)

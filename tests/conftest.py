@@ -5,6 +5,8 @@ PostgreSQL.
 """
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,10 +52,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     backends = ["sqlite"]
     if folder in BOTH_DATABASES or metafunc.definition.get_closest_marker("both_databases"):
         backends.append("postgresql")
+    if metafunc.definition.get_closest_marker("every_cache"):
+        backends.append("valkey")
     metafunc.parametrize(
         "backend",
         [
-            pytest.param(name, marks=[pytest.mark.server] if name == "postgresql" else [])
+            pytest.param(name, marks=[pytest.mark.server] if name != "sqlite" else [])
             for name in backends
         ],
         indirect=True,
@@ -62,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> str:
-    """``sqlite`` or ``postgresql``."""
+    """``sqlite``, ``postgresql``, or ``valkey`` for PostgreSQL with a cache in Valkey."""
     return str(request.param)
 
 
@@ -117,7 +121,17 @@ def settings() -> dict[str, str]:
 
 
 @pytest.fixture
-def config(database_url: str, settings: dict[str, str]) -> Config:
+def cache_settings(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings of the cache that a kind of database comes with."""
+    if request.getfixturevalue("backend") != "valkey":
+        return {}
+    url = request.getfixturevalue("valkey_server").url
+    # What a settle waits for, and so what a test pays for each world.
+    return {"AUTHZ_REDIS_URL": url, "AUTHZ_CACHE_LEASE_SECONDS": "0.5"}
+
+
+@pytest.fixture
+def config(database_url: str, settings: dict[str, str], cache_settings: dict[str, str]) -> Config:
     """The worker's configuration: ephemeral ports, a made-up first credential, no rate."""
     environment, _ = dev_environment(
         {
@@ -125,6 +139,7 @@ def config(database_url: str, settings: dict[str, str]) -> Config:
             "AUTHZ_LISTEN": "127.0.0.1:0",
             "AUTHZ_METRICS_LISTEN": "127.0.0.1:0",
             "AUTHZ_RATE_PER_SECOND": "0",
+            **cache_settings,
             **settings,
         }
     )
@@ -145,3 +160,14 @@ def api(worker: Worker, config: Config) -> Caller:
     first = config.security.first_credential
     assert first is not None
     return Caller(through_hall(worker.hall), first.reveal())
+
+
+def begun(worker: Worker) -> None:
+    """Lets the worker forget everything, after rows were changed past it; it caches again then."""
+    worker.fence()
+    if not worker.has_cache:
+        return
+    deadline = time.monotonic() + 30
+    while not worker.is_caching:
+        assert time.monotonic() < deadline, "the cache did not begin anew"
+        threading.Event().wait(0.01)

@@ -128,10 +128,53 @@ def test_what_is_no_path_is_refused() -> None:
 
 
 def test_a_misspelt_setting_is_not_ignored() -> None:
-    assert problems_of(AUTHZ_WORKER="4", AUTHZ_REDIS_URL="redis://h") == [
-        ("AUTHZ_REDIS_URL", "is no setting of this version", "see docs/configuration.md"),
+    assert problems_of(AUTHZ_WORKER="4", AUTHZ_MEMCACHED_URL="memcached://h") == [
+        ("AUTHZ_MEMCACHED_URL", "is no setting of this version", "see docs/configuration.md"),
         ("AUTHZ_WORKER", "is no setting of this version", "did you mean AUTHZ_WORKERS?"),
     ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memcached://127.0.0.1", "redis://", "redis://a@b@c", "redis://:6379", "redis://h:x", "h:1",
+        "redis://127.0.0.1:0",
+    ],
+)  # fmt: skip
+def test_what_is_no_redis_is_refused(url: str) -> None:
+    assert [name for name, _ in wrong(AUTHZ_REDIS_URL=url, AUTHZ_DATABASE_URL=POSTGRESQL)] == [
+        "AUTHZ_REDIS_URL"
+    ]
+
+
+def test_redis_needs_postgresql() -> None:
+    found = problems_of(AUTHZ_REDIS_URL="redis://127.0.0.1", AUTHZ_DATABASE_URL="sqlite:////a.db")
+    assert [name for name, *_ in found] == ["AUTHZ_REDIS_URL"]
+
+
+@pytest.mark.parametrize(
+    ("url", "insecure", "is_refused"),
+    [
+        ("redis://127.0.0.1:6379/0", "", False),
+        ("redis://:secret@localhost", "", False),
+        ("redis://[::1]:6379", "", False),
+        ("unix:///run/valkey.sock", "", False),
+        ("rediss://cache.example.com", "", False),
+        ("redis://cache.example.com", "", True),
+        ("redis://10.0.0.7:6379", "", True),
+        ("redis://10.0.0.7:6379", "on", False),
+    ],
+)
+def test_redis_off_loopback_needs_tls(url: str, insecure: str, is_refused: bool) -> None:
+    given = {
+        "AUTHZ_REDIS_URL": url,
+        "AUTHZ_INSECURE": insecure,
+        "AUTHZ_DATABASE_URL": POSTGRESQL,
+    }
+    if is_refused:
+        assert [name for name, _ in wrong(**given)] == ["AUTHZ_REDIS_URL"]
+    else:
+        read(**given)
 
 
 def test_what_kubernetes_adds_for_a_service_called_authz_is_ignored() -> None:

@@ -10,7 +10,7 @@ from authz_service.base import errors
 from authz_service.base.actor import Actor
 from authz_service.engine import limits
 from authz_service.engine.check import decide, permission_not_found, subject_not_found
-from authz_service.engine.facts import Ask, Facts, FactSource, ResourceRef, Subject
+from authz_service.engine.facts import Ask, Facts, FactSource, MayBe, ResourceRef, Subject
 from authz_service.pb.authz.v1 import authorization_pb2 as pb
 from authz_service.rpc.call import Context, CredentialChanged
 from authz_service.rpc.status import status_of
@@ -51,8 +51,10 @@ class AuthorizationServicer(Discovery):
             render.resource_ref(request.resource),
         )
         wanted = self._freshness.wanted(request.consistency)
-        facts = self._load(context, (ask.subject,), (ask.permission_slug,), (ask.resource,))
-        self._freshness.check(wanted, facts.revisions)
+        facts = self._load(
+            context, (ask.subject,), (ask.permission_slug,), (ask.resource,), wanted.may_be
+        )
+        self._freshness.check(wanted, facts.revisions, facts.positions, self._facts.revisions)
         try:
             decision = decide(_visible(facts, context.actor), ask)
         except errors.NotFound as refusal:
@@ -60,7 +62,8 @@ class AuthorizationServicer(Discovery):
             raise
         self._decisions.add("true" if decision.allowed else "false")
         response = pb.CheckResponse(
-            allowed=decision.allowed, consistency_token=self._freshness.token(facts.revisions)
+            allowed=decision.allowed,
+            consistency_token=self._token(facts),
         )
         if decision.allowed_until is not None:
             response.allowed_until.CopyFrom(render.timestamp(decision.allowed_until))
@@ -79,10 +82,11 @@ class AuthorizationServicer(Discovery):
             {ask.subject for ask in answerable},
             {ask.permission_slug for ask in answerable},
             {ask.resource for ask in answerable},
+            wanted.may_be,
         )
-        self._freshness.check(wanted, facts.revisions)
+        self._freshness.check(wanted, facts.revisions, facts.positions, self._facts.revisions)
         visible = _visible(facts, context.actor)
-        response = pb.BatchCheckResponse(consistency_token=self._freshness.token(facts.revisions))
+        response = pb.BatchCheckResponse(consistency_token=self._token(facts))
         add = response.results.add
         answers = allowed = 0
         for ask in asks:
@@ -125,15 +129,15 @@ class AuthorizationServicer(Discovery):
             for i, resource in enumerate(request.resources)
         ]
         wanted = self._freshness.wanted(request.consistency)
-        facts = self._load(context, (subject,), set(slugs), set(resources))
-        self._freshness.check(wanted, facts.revisions)
+        facts = self._load(context, (subject,), set(slugs), set(resources), wanted.may_be)
+        self._freshness.check(wanted, facts.revisions, facts.positions, self._facts.revisions)
         visible = _visible(facts, context.actor)
         try:
             _require(visible, subject, slugs)
         except errors.NotFound as refusal:
             self._unknown.add(refusal.reason)
             raise
-        response = pb.CheckMatrixResponse(consistency_token=self._freshness.token(facts.revisions))
+        response = pb.CheckMatrixResponse(consistency_token=self._token(facts))
         for resource in resources:
             row = response.rows.add()
             unknown = _fill_row(row, visible, subject, slugs, resource)
@@ -151,17 +155,21 @@ class AuthorizationServicer(Discovery):
         if allowed < answers:
             self._decisions.add("false", amount=answers - allowed)
 
+    def _token(self, facts: Facts) -> str:
+        return self._freshness.token(facts.revisions, facts.positions)
+
     def _load(
         self,
         context: Context,
         subjects: Collection[Subject],
         permission_slugs: Collection[str],
         resources: Collection[ResourceRef],
+        may_be: MayBe | None,
     ) -> Facts:
         """Returns the facts of a call, and confirms the remembered credential that admitted it."""
         credential = context.provisional_credential
         if credential is None:
-            return self._facts.load(subjects, permission_slugs, resources)
+            return self._facts.load(subjects, permission_slugs, resources, may_be=may_be)
         credential_id, revision = credential
         facts = self._facts.load(subjects, permission_slugs, resources, credential_id=credential_id)
         if facts.credential_revision != revision:
@@ -223,4 +231,5 @@ def _visible(facts: Facts, actor: Actor) -> Facts:
         facts.now,
         facts.revisions,
         facts.credential_revision,
+        facts.positions,
     )

@@ -54,7 +54,7 @@ class DirectoryFileServicer:
                 pb.ImportCount(kind=kind, **counts)
                 for kind, counts in sorted(written.result.items())
             ],
-            consistency_token=self._tokens.seal(written.revisions),
+            consistency_token=self._tokens.seal(written.revisions, written.positions),
         )
 
     def ExportDirectory(

@@ -58,15 +58,15 @@ class Mutations:
             return response
 
         written = self._database.write(once, actor=context.actor, deadline=context.deadline)
-        revisions = written.revisions
+        revisions, positions = written.revisions, written.positions
         if isinstance(written.result, Kept):
             response_type = _response_type(context.method)
             response = cast(M, response_type.FromString(written.result.reply))
-            revisions = written.result.revisions
+            revisions, positions = written.result.revisions, {}
             context.trailing.append(("idempotency-replayed", "true"))
         else:
             response = written.result
-        response.consistency_token = self._tokens.seal(revisions)  # type: ignore[attr-defined]
+        response.consistency_token = self._tokens.seal(revisions, positions)  # type: ignore[attr-defined]
         return response
 
 

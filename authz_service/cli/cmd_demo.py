@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import signal
 import threading
+import urllib.request
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "acme.yaml"
 FOLDER = Path("var")
 # Where it listens may be told; everything else is made up, so that the demo is always the same.
+_CONNECTIONS = 8
 _TOLD = ("AUTHZ_LISTEN", "AUTHZ_METRICS_LISTEN")
 
 
 @app.command()
 def demo(
     stack: Annotated[
-        bool, typer.Option("--stack", help="PostgreSQL from a wheel and two workers")
+        bool, typer.Option("--stack", help="PostgreSQL and Valkey from wheels, and two workers")
     ] = False,
 ) -> None:
     """Starts a service on an example, asks it three questions, and keeps serving."""
@@ -55,6 +58,8 @@ def demo(
         import_into(service, EXAMPLE)
         _introduce(config, stack)
         _ask(service)
+        if stack:
+            _revoke(service, config, client.credential, exits)
         line("Ask it yourself, from another terminal:\n")
         line(f"  export AUTHZ_CREDENTIAL={credential}")
         line("  .venv/bin/authz check cat@acme project:edit project/web")
@@ -78,17 +83,21 @@ def _environment(stack: bool, exits: contextlib.ExitStack) -> dict[str, str]:
     if stack:
         from authz_service.stack.postgresql import postgresql
         from authz_service.stack.server import StackError
+        from authz_service.stack.valkey import valkey
 
         # PostgreSQL does not run as root, and whom it runs as may not enter a folder of root's: its
         # data last as long as the demo then.
         folder = FOLDER / "postgresql" if os.geteuid() else None
         try:
-            url = exits.enter_context(postgresql(folder, durable=True)).url
+            settings = {
+                "AUTHZ_DATABASE_URL": exits.enter_context(postgresql(folder, durable=True)).url,
+                "AUTHZ_REDIS_URL": exits.enter_context(valkey()).url,
+                "AUTHZ_WORKERS": "2",
+            }
         except StackError as error:
             fail(str(error))
     else:
-        url = f"sqlite:///{FOLDER.resolve() / 'demo.db'}"
-    settings = {"AUTHZ_DATABASE_URL": url, "AUTHZ_WORKERS": "2" if stack else "1"}
+        settings = {"AUTHZ_DATABASE_URL": f"sqlite:///{FOLDER.resolve() / 'demo.db'}"}
     environment, _ = dev_environment({**foreign_environment(kept=_TOLD), **given, **settings})
     names = ("AUTHZ_ROOT_KEYS", "AUTHZ_FIRST_CREDENTIAL")
     with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -97,7 +106,7 @@ def _environment(stack: bool, exits: contextlib.ExitStack) -> dict[str, str]:
 
 
 def _introduce(config: Any, stack: bool) -> None:
-    kind = "PostgreSQL, two workers" if stack else "an embedded SQLite file"
+    kind = "PostgreSQL, Valkey, two workers" if stack else "an embedded SQLite file"
     line(f"authz_service is serving on {config.server.listen} ({kind}).")
     line("It holds Acme: eight people, two workspaces, three projects, five documents")
     line("(examples/acme.yaml).\n")
@@ -115,6 +124,59 @@ def _ask(service: Any) -> None:
     line("Why may Dan not read it, and what would change that?")
     line("  $ authz explain dan@acme document:read document/spec")
     _show(ask_explain(service, "dan@acme", "document:read", "document/spec"))
+
+
+def _revoke(service: Any, config: Any, credential: Any, exits: contextlib.ExitStack) -> None:
+    """Shows that what is taken away through one worker is gone in all, with the cache on."""
+    from authz_service.cli.service import Service, telling
+    from authz_service.config import Client
+    from authz_service.pb.authz.v1 import authorization_pb2, role_assignments_pb2
+
+    subject, organization_id = service.subject("eve@acme")
+    resource = service.resource("document/leads", organization_id)
+    question = authorization_pb2.CheckRequest(
+        subject=subject, permission_slug="document:read", resource=resource
+    )
+    client = Client(address=config.server.listen, credential=credential)
+    # The kernel spreads connections over the workers.
+    others = [
+        exits.enter_context(telling(Service(client, is_alone=True))) for _ in range(_CONNECTIONS)
+    ]
+
+    def allowed() -> int:
+        return sum(other.ask(other.authorization.Check, question).allowed for other in others)
+
+    line("Eve gets to read the leads, and it is taken away from her again:")
+    line(f"(asked through {_CONNECTIONS} connections, spread over two workers)")
+    made = service.role_assignments.CreateRoleAssignment(
+        role_assignments_pb2.CreateRoleAssignmentRequest(
+            organization_membership_id=service.membership_id(subject),
+            role_slug="document-reader",
+            resource=resource,
+        ),
+        timeout=30,
+    )
+    for _ in range(3):
+        granted = allowed()
+    line(f"  granted: {granted} of {_CONNECTIONS} say allowed, three times over")
+    service.role_assignments.DeleteRoleAssignment(
+        role_assignments_pb2.DeleteRoleAssignmentRequest(
+            role_assignment_id=made.role_assignment.id
+        ),
+        timeout=30,
+    )
+    line(f"  revoked: {allowed()} of {_CONNECTIONS} say allowed")
+    for source, count in sorted(_answers(str(config.server.metrics_listen)).items()):
+        line(f'  authz_cache_answers_total{{from="{source}"}} {count}')
+    line()
+
+
+def _answers(metrics_listen: str) -> dict[str, str]:
+    """Returns how many decisions came from where, of all workers."""
+    with urllib.request.urlopen(f"http://{metrics_listen}/metrics", timeout=10) as answer:
+        told = answer.read().decode()
+    pattern = r'^authz_cache_answers_total\{from="(\w+)"\} ([0-9.]+)$'
+    return dict(re.findall(pattern, told, re.MULTILINE))
 
 
 def _show(lines: list[str]) -> None:

@@ -58,6 +58,8 @@ def _refuse(text: str) -> None:
 def _work(config: object, metrics_socket: str | None) -> None:
     from authz_service.config import Config
     from authz_service.server import Unlistenable, Worker
+    from authz_service.storage.cache.alone import AlreadyServed
+    from authz_service.storage.cache.generation import LeaseDiffers
     from authz_service.storage.schema import SchemaError
     from authz_service.supervisor import end_with_supervisor
 
@@ -71,7 +73,7 @@ def _work(config: object, metrics_socket: str | None) -> None:
         worker = Worker(config, metrics_socket=metrics_socket)
         _collect_less_often()
         worker.start()
-    except (Unlistenable, SchemaError) as error:
+    except (AlreadyServed, LeaseDiffers, Unlistenable, SchemaError) as error:
         _refuse(str(error))
         return
     if metrics_socket is None:

@@ -17,6 +17,7 @@ from authz_service.pb.authz.v1 import (
     memberships_pb2_grpc,
     organizations_pb2,
     organizations_pb2_grpc,
+    role_assignments_pb2_grpc,
     users_pb2,
     users_pb2_grpc,
 )
@@ -29,12 +30,15 @@ class Service:
 
     Args:
         client: Where it is and what to present.
+        is_alone: With a connection of its own.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, is_alone: bool = False) -> None:
         if client.credential is None:
             fail("set AUTHZ_CREDENTIAL (or AUTHZ_CREDENTIAL_FILE) to a service credential")
-        self.channel = connect(str(client.address), client.credential, ca=client.ca)
+        self.channel = connect(
+            str(client.address), client.credential, ca=client.ca, is_alone=is_alone
+        )
         self._users: dict[str, str] = {}
         self._organizations: dict[str, str] = {}
 
@@ -42,6 +46,11 @@ class Service:
     def authorization(self) -> Any:
         """Stub of AuthorizationService."""
         return authorization_pb2_grpc.AuthorizationServiceStub(self.channel)
+
+    @cached_property
+    def role_assignments(self) -> Any:
+        """Stub of RoleAssignmentService."""
+        return role_assignments_pb2_grpc.RoleAssignmentServiceStub(self.channel)
 
     @cached_property
     def directory_files(self) -> Any:
@@ -125,6 +134,13 @@ class Service:
         )
         answer = self.ask(stub.GetOrganizationMembership, request)
         return str(answer.organization_membership.organization_id)
+
+    def membership_id(self, subject: core_pb2.Subject) -> str:
+        """Returns the id of the membership of a user in an organization."""
+        stub = memberships_pb2_grpc.OrganizationMembershipServiceStub(self.channel)
+        request = memberships_pb2.GetOrganizationMembershipRequest(user=subject.user)
+        answer = self.ask(stub.GetOrganizationMembership, request)
+        return str(answer.organization_membership.id)
 
     def pages(self, method: Callable[..., Any], request: Any, field: str) -> Iterator[Any]:
         """Yields the rows of all pages of a list."""

@@ -13,7 +13,9 @@ from authz_service.base.secrets import Secret
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 
-def connect(address: str, credential: Secret, *, ca: Path | None = None) -> grpc.Channel:
+def connect(
+    address: str, credential: Secret, *, ca: Path | None = None, is_alone: bool = False
+) -> grpc.Channel:
     """Returns a channel; it connects at the first call and again whenever it has to.
 
     Args:
@@ -21,10 +23,13 @@ def connect(address: str, credential: Secret, *, ca: Path | None = None) -> grpc
         credential: The secret of a service credential.
         ca: PEM file of the authority of the server's certificate; None = plaintext, for servers on
             this machine.
+        is_alone: The channel has a connection of its own; else those of one process to one address
+            share one.
     """
-    options = [
+    options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.use_local_subchannel_pool", int(is_alone)),
     ]
     if ca is None:
         channel = grpc.insecure_channel(address, options)

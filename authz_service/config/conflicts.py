@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from authz_service.config.values import ROOT_KEY_BYTES_MIN, Address
+from authz_service.config.values import ROOT_KEY_BYTES_MIN, Address, is_open_redis
 
 if TYPE_CHECKING:
     from authz_service.config.environment import Config
@@ -31,6 +31,7 @@ def find(config: "Config") -> Iterator[Conflict]:
     yield from _tls(config)
     yield from _plaintext(config)
     yield from _addresses(config)
+    yield from _redis(config)
 
 
 def _conflict(setting: str, wrong: str, right: str, *follows_from: str) -> Conflict:
@@ -127,3 +128,23 @@ def _grpc_listeners(config: "Config") -> Iterator[tuple[str, Address]]:
     yield "AUTHZ_LISTEN", config.server.listen
     if config.server.health_listen is not None:
         yield "AUTHZ_HEALTH_LISTEN", config.server.health_listen
+
+
+def _redis(config: "Config") -> Iterator[Conflict]:
+    url = config.cache.redis_url
+    if url is None:
+        return
+    if config.database.is_sqlite:
+        yield _conflict(
+            "AUTHZ_REDIS_URL",
+            "is set, but SQLite remembers in its one process",
+            "must not be set, or AUTHZ_DATABASE_URL must name a PostgreSQL",
+            "AUTHZ_DATABASE_URL",
+        )
+    if is_open_redis(url) and not config.security.insecure:
+        yield _conflict(
+            "AUTHZ_REDIS_URL",
+            "what is remembered would leave this machine without TLS",
+            "must be on loopback or begin with rediss://, or AUTHZ_INSECURE must be on",
+            "AUTHZ_INSECURE",
+        )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from authz_service.base import ids, secrets
 from authz_service.config import conflicts
 from authz_service.config.conflicts import Problem
-from authz_service.config.groups import Client, Database, Limits, Security, Server
+from authz_service.config.groups import Cache, Client, Database, Limits, Security, Server
 from authz_service.config.kinds import Setting
 from authz_service.config.values import ROOT_KEY_BYTES_MIN, Bad, shown_text
 
@@ -24,6 +24,7 @@ GROUPS: dict[str, type] = {
     "server": Server,
     "security": Security,
     "database": Database,
+    "cache": Cache,
     "limits": Limits,
     "client": Client,
 }
@@ -55,6 +56,7 @@ class Config:
     server: Server
     security: Security
     database: Database
+    cache: Cache
     limits: Limits
     client: Client
 

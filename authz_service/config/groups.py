@@ -242,6 +242,94 @@ class Database:
         return self.url.reveal().startswith("sqlite:")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """What is remembered, and for how long it may be believed."""
+
+    redis_url: Secret | None = setting(
+        None,
+        variable="AUTHZ_REDIS_URL",
+        unit="URL",
+        range="redis://user:password@host:port/0, rediss:// with TLS, or unix:///path; encode"
+        " @ : / ? # of a password as %40 %3A %2F %3F %23",
+        shown="none",
+        why="The Redis or Valkey that workers share what they remember in: one primary of its own,"
+        " without replicas and persistence. Needs PostgreSQL. Without it every question is answered"
+        " from the database; an embedded database remembers in its one process. Off loopback it"
+        " needs TLS, or AUTHZ_INSECURE.",
+        parse=values.redis_url,
+        is_secret=True,
+        show=values.shown_database_url,
+    )
+    redis_timeout_ms: int = number(
+        "AUTHZ_REDIS_TIMEOUT_MS",
+        50,
+        unit="milliseconds",
+        low=5,
+        high=5_000,
+        why="Longest wait for Redis; what takes longer is answered from the database.",
+    )
+    mark_timeout_ms: int = number(
+        "AUTHZ_CACHE_MARK_TIMEOUT_MS",
+        100,
+        unit="milliseconds",
+        low=5,
+        high=5_000,
+        why="Longest wait of a write for Redis. Above it the cache is left, which costs this one"
+        " write up to AUTHZ_CACHE_LEASE_SECONDS.",
+    )
+    lease_seconds: float = decimal(
+        "AUTHZ_CACHE_LEASE_SECONDS",
+        2,
+        unit="seconds",
+        low=0.5,
+        high=30,
+        why="How long a worker may go on answering from the cache without a word from the"
+        " database, and so how long a write waits when Redis is lost while a worker is dead. The"
+        " same in all workers of a deployment.",
+    )
+    ttl_seconds: int = number(
+        "AUTHZ_CACHE_TTL_SECONDS",
+        300,
+        unit="seconds",
+        low=1,
+        high=86_400,
+        why="How long an entry stays in Redis, give or take a fifth. Only memory depends on it:"
+        " what changed is never used, however long it is there.",
+    )
+    entry_bytes: int = number(
+        "AUTHZ_CACHE_ENTRY_BYTES",
+        262_144,
+        unit="bytes",
+        low=1_024,
+        high=8_388_608,
+        why="Largest entry in Redis; larger ones stay in the memory of the worker that made them.",
+    )
+    bypass: bool = switch(
+        "AUTHZ_CACHE_BYPASS",
+        why="Whether every question is answered from the database. For tests and diagnosis: the"
+        " answers are the same, only slower.",
+    )
+    l1_bytes: int = number(
+        "AUTHZ_CACHE_L1_BYTES",
+        268_435_456,
+        unit="bytes per worker",
+        low=1_048_576,
+        high=68_719_476_736,
+        why="What a worker may remember in its own memory, by estimate. Above it the least"
+        " recently used goes.",
+    )
+    set_members: int = number(
+        "AUTHZ_CACHE_SET_MEMBERS",
+        20_000,
+        unit="tags per organization",
+        low=100,
+        high=1_000_000,
+        why="How many changes an organization's control set remembers. Above it the older half"
+        " goes, and whoever last looked before that starts anew.",
+    )
+
+
 def _limit(name: str, default: int, high: int, unit: str, why: str) -> Any:
     return number(f"AUTHZ_LIMIT_{name}", default, unit=unit, low=1, high=high, why=why)
 

@@ -177,6 +177,39 @@ def shown_database_url(url: Secret) -> str:
     return f"{scheme}://{'***' if credentials else ''}{at}{place}{question}{'&'.join(shown)}"
 
 
+def redis_url(text: str) -> Secret:
+    """Reads the URL of a Redis or Valkey.
+
+    Raises:
+        Bad: Another service, or a URL whose parts cannot be told apart.
+    """
+    scheme, _, rest = text.partition("://")
+    if scheme not in ("redis", "rediss", "unix") or not rest:
+        raise Bad("it is not the URL of a Redis or Valkey")
+    try:
+        parts = urlsplit(text)
+        port = parts.port if scheme != "unix" else 1
+    except ValueError:
+        raise Bad("its parts cannot be told apart") from None
+    if rest.count("@") > 1 or ("@" in rest) != ("@" in parts.netloc) or parts.fragment:
+        raise Bad("its parts cannot be told apart")
+    if port == 0 or (scheme != "unix" and not parts.hostname):
+        raise Bad("it names no server")
+    return Secret(text)
+
+
+def is_open_redis(url: Secret) -> bool:
+    """True if the way to this Redis leaves the machine without TLS."""
+    parts = urlsplit(url.reveal())
+    if parts.scheme != "redis":
+        return False
+    host = parts.hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
 def tls_clients(text: str) -> Mapping[str, TlsClient]:
     """Reads the JSON object from certificate names to clients.
 

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from authz_service.base.consistency import Position
+
 # An end that never comes: later than any instant that can be stored or asked.
 NO_END = 2**63 - 1
 
@@ -80,6 +82,18 @@ class Path:
     resource_ids: tuple[str, ...]
 
 
+class MayBe(NamedTuple):
+    """How old the state of an answer may be, so that it needs no look at what happened since.
+
+    Attributes:
+        seconds: The age of what is remembered.
+        positions: At least these must have been seen, by realm; None = nothing in particular.
+    """
+
+    seconds: float
+    positions: Mapping[str, Position] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """All facts of a request, valid at one instant per organization.
@@ -91,6 +105,7 @@ class Facts:
         revisions: Realm to revision: the state the facts come from, for the token.
         credential_revision: The present revision of the credential that was to be confirmed, None
             if it is gone or none was named.
+        positions: Realm to the place of its control set, if the facts are remembered ones.
     """
 
     grants: Mapping[Subject, Grants]
@@ -99,6 +114,7 @@ class Facts:
     now: int
     revisions: Mapping[str, int]
     credential_revision: int | None = None
+    positions: Mapping[str, Position] | None = None
 
 
 class FactSource(Protocol):
@@ -111,6 +127,15 @@ class FactSource(Protocol):
         resources: Collection[ResourceRef],
         *,
         credential_id: str = "",
+        may_be: MayBe | None = None,
     ) -> Facts:
-        """Returns the facts that answer every combination of the arguments, of one instant."""
+        """Returns the facts that answer every combination of the arguments, of one instant.
+
+        Args:
+            may_be: A remembered state that is old enough; None = one of now.
+        """
+        ...
+
+    def revisions(self, realms: Collection[str]) -> Mapping[str, int]:
+        """Returns the present revisions of realms: the state that the database is in."""
         ...

@@ -17,8 +17,10 @@ from sqlalchemy.orm import Session
 from authz_service.base import errors
 from authz_service.base.actor import Actor
 from authz_service.base.clock import Clock, boot_seconds, microseconds, utc_now
+from authz_service.base.consistency import Position
 from authz_service.engine.limits import Limits
 from authz_service.storage import dialects
+from authz_service.storage.cache.marking import Marked, Marking, NoMarking, NotMarked, Unmarked
 from authz_service.storage.tables import Event, EventQueueEntry, Realm
 
 ATTEMPTS_MAX = 3
@@ -150,11 +152,17 @@ class Written(Generic[T]):
         result: What ``work`` returned.
         revisions: The realms it held, with the revisions they have now: the state of the token.
         tags: What was declared, by realm; tests compare it with the facts.
+        positions: Of the realms in whose control sets it was marked, with it.
     """
 
     result: T
     revisions: Mapping[str, int]
     tags: Mapping[str, frozenset[str]]
+    positions: Mapping[str, Position] = field(default_factory=dict)
+
+
+class OutcomeUnknown(Exception):
+    """The connection broke at COMMIT: the write may or may not have happened."""
 
 
 class Database:
@@ -166,6 +174,7 @@ class Database:
         lock_seconds, statement_seconds: The longest wait for a lock; the longest statement.
         clock: The wall clock.
         limits: Put on each snapshot and transaction.
+        marking: Tells the cache of writes.
     """
 
     def __init__(
@@ -178,6 +187,7 @@ class Database:
         wait_seconds: float = 5.0,
         clock: Clock = utc_now,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
+        marking: Marking | None = None,
     ) -> None:
         self.dialect = dialects.of(url)
         self._engine = dialects.engine(
@@ -189,6 +199,7 @@ class Database:
         )
         self._clock = clock
         self._limits = limits
+        self._marking = marking or NoMarking()
         self._is_postgresql = self.dialect.name == "postgresql"
         # Called after each commit that recorded events; the feed wakes its watchers.
         self.on_commit: Callable[[], None] = lambda: None
@@ -319,24 +330,44 @@ class Database:
                     raise errors.Aborted(
                         "CONFLICT", "a concurrent change won; repeat the call", retry_seconds=0.1
                     ) from error
+            except NotMarked as refused:
+                if attempt == ATTEMPTS_MAX:
+                    raise errors.Unavailable(
+                        "DATABASE_UNAVAILABLE",
+                        "the cache could not be told of the write",
+                        retry_seconds=1,
+                    ) from None
+                refused.mend()
+            except OutcomeUnknown as unknown:
+                assert isinstance(unknown.__cause__, DBAPIError)
+                self._refuse(unknown.__cause__)
             except PoolTimeoutError as error:
                 self._refuse(error)
         raise AssertionError("unreachable")
 
     def _attempt(self, work: Callable[[Transaction], T], actor: Actor, patient: bool) -> Written[T]:
-        with self._engine.connect() as connection, self._transaction(connection, patient):
-            session = Session(bind=connection, expire_on_commit=False)
-            tx = Transaction(connection, self.dialect, self.now(), actor, self._limits, session)
-            result = work(tx)
-            session.flush()
-            self._store_events(tx)
+        marked: Marked = Unmarked()
+        try:
+            with self._engine.connect() as connection, self._transaction(connection, patient):
+                session = Session(bind=connection, expire_on_commit=False)
+                tx = Transaction(connection, self.dialect, self.now(), actor, self._limits, session)
+                result = work(tx)
+                session.flush()
+                self._store_events(tx)
+                tags = {realm: frozenset(tags) for realm, tags in tx.tags.items()}
+                # The last thing before COMMIT: from here on nobody may use what this changes.
+                marked = self._marking.mark(connection, tags)
+        except OutcomeUnknown:
+            # The marks stay: whoever finds out what became of the transaction lifts them.
+            raise
+        except BaseException:
+            marked.bump(committed=False)
+            raise
+        positions = marked.bump(committed=True)
         if tx.changed:
             self.on_commit()
-        return Written(
-            result,
-            {realm.id: realm.revision for realm in tx.realms.values()},
-            {realm: frozenset(tags) for realm, tags in tx.tags.items()},
-        )
+        revisions = {realm.id: realm.revision for realm in tx.realms.values()}
+        return Written(result, revisions, tags, positions)
 
     @contextlib.contextmanager
     def _transaction(self, connection: Connection, patient: bool = False) -> Iterator[None]:
@@ -348,9 +379,15 @@ class Database:
             if patient and self._is_postgresql:
                 connection.exec_driver_sql(_PATIENCE)
             yield
-            connection.exec_driver_sql("COMMIT")
         except BaseException:
             self._roll_back(connection)
+            raise
+        try:
+            connection.exec_driver_sql("COMMIT")
+        except DBAPIError as error:
+            self._roll_back(connection)
+            if self.dialect.unavailable(error):
+                raise OutcomeUnknown from error
             raise
 
     @staticmethod

@@ -5,7 +5,7 @@ does not grow with what a subject holds elsewhere.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from authz_service.engine.facts import (
     Ends,
     Facts,
     Grants,
+    MayBe,
     Path,
     ResourceRef,
     Subject,
@@ -108,6 +109,7 @@ class SqlFacts:
         resources: Collection[ResourceRef],
         *,
         credential_id: str = "",
+        may_be: MayBe | None = None,
     ) -> Facts:
         """Returns the facts for every combination of the arguments, of one instant.
 
@@ -123,6 +125,16 @@ class SqlFacts:
             return load(
                 snapshot, subjects, permission_slugs, resources, credential_id=credential_id
             )
+
+    def revisions(self, realms: Collection[str]) -> Mapping[str, int]:
+        """Returns the present revisions of realms.
+
+        Raises:
+            Unavailable: DATABASE_UNAVAILABLE.
+        """
+        dialect = self._database.dialect
+        statement = _listed(dialect, _REVISIONS, ("realms",))
+        return dict(self._database.values(statement, {"realms": dialect.list_value(realms)}))
 
     def _load_one(
         self, subject: Subject, slug: str, resource: ResourceRef, credential_id: str
@@ -371,12 +383,11 @@ def _grants(
     return grants
 
 
+_REVISIONS = "SELECT id, revision FROM realms WHERE id IN {realms}"
+
+
 def _revisions(snapshot: Snapshot, organization_ids: Collection[str]) -> dict[str, int]:
-    rows = _rows(
-        snapshot,
-        "SELECT id, revision FROM realms WHERE id IN {realms}",
-        realms={ENVIRONMENT, *organization_ids},
-    )
+    rows = _rows(snapshot, _REVISIONS, realms={ENVIRONMENT, *organization_ids})
     return {row[0]: row[1] for row in rows}
 
 

@@ -75,12 +75,17 @@ def load(
     *,
     permissions: bool = False,
     credential_id: str = "",
+    realms: Collection[str] = (),
 ) -> Loaded | None:
-    """Returns facts in at most three statements, None if they are more than ``GRANTS_MAX``."""
+    """Returns facts in at most three statements, None if they are more than ``GRANTS_MAX``.
+
+    Args:
+        realms: Whose revisions are to be read too.
+    """
     grants = _grants(snapshot, subjects) if subjects else {}
     if grants is None:
         return None
-    realms = {ENVIRONMENT, *(fact.realm for fact in grants.values())}
+    realms = {ENVIRONMENT, *realms, *(fact.realm for fact in grants.values())}
     realms.update(ref.organization_id for ref in resources if not ref.id)
     paths: dict[ResourceRef, TaggedFact] = {}
     types: dict[str, str] = {}

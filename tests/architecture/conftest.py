@@ -44,6 +44,13 @@ def opened(database: Path, **settings: str) -> tuple[Worker, Caller]:
     return worker, Caller(through_hall(worker.hall), environment["AUTHZ_FIRST_CREDENTIAL"])
 
 
+def another(stocked: Stocked, folder: Path, **settings: str) -> tuple[Worker, Caller]:
+    """A second worker, on a copy of the world, with these settings."""
+    path = folder / "another.db"
+    shutil.copyfile(stocked.template, path)
+    return opened(path, **settings)
+
+
 @pytest.fixture(scope="session")
 def stocked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stocked]:
     """One worker for all tests, on a file that holds the world of ``writes.stock``."""
@@ -64,4 +71,5 @@ def place(stocked: Stocked) -> Place:
     # Without a connection the journal is part of the file; the next call opens it anew.
     stocked.place.worker.database.close()
     shutil.copyfile(stocked.template, stocked.path)
+    stocked.place.worker.fence()
     return stocked.place

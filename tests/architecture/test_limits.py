@@ -22,7 +22,7 @@ from authz_service.pb.authz.v1 import directory_files_pb2 as files
 from authz_service.rpc import methods
 from authz_service.rpc.call import Call, Reply
 from authz_service.server import Worker
-from tests.architecture.conftest import Place, Stocked, opened
+from tests.architecture.conftest import Place, Stocked, another
 from tests.architecture.writes import Request, World, file_of, send
 from tests.callers import Refused
 from tests.conftest import ManualClock
@@ -711,15 +711,16 @@ def test_events_are_reached_so_far_back(place: Place, stopped: ManualClock) -> N
 
 
 @pytest.fixture
-def small(stocked: Stocked, place: Place) -> Iterator[Place]:
+def small(stocked: Stocked, tmp_path: Path) -> Iterator[Place]:
     """The world behind a worker whose limits on messages, batches and files are low."""
-    worker, api = opened(
-        stocked.path,
+    worker, api = another(
+        stocked,
+        tmp_path,
         AUTHZ_BATCH_ITEMS_MAX="2",
         AUTHZ_LIMIT_DIRECTORY_FILE_BYTES="1000",
         AUTHZ_MESSAGE_BYTES_MAX="65536",
     )
-    yield Place(worker, api, place.world)
+    yield Place(worker, api, stocked.place.world)
     worker.stop()
 
 

@@ -161,7 +161,7 @@ def grow(place: Place) -> None:
 
 @pytest.fixture(scope="module")
 def small(stocked: Stocked, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """The world as it is."""
+    """The world as it is, and nothing remembered of it."""
     yield from copied(stocked, tmp_path_factory.mktemp("small"))
 
 
@@ -176,7 +176,7 @@ def grown(stocked: Stocked, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def copied(stocked: Stocked, folder: Path) -> Iterator[Place]:
     """A copy of the world, whose events have their places."""
     shutil.copyfile(stocked.template, folder / "authz.db")
-    worker, api = opened(folder / "authz.db")
+    worker, api = opened(folder / "authz.db", AUTHZ_CACHE_BYPASS="on")
     yield Place(worker, api, stocked.place.world)
     worker.stop()
 
@@ -328,3 +328,20 @@ def test_a_page_takes_few_statements_whatever_is_stored(
     else:
         # The place of a time among all events is found by halving.
         assert counts[1] - counts[0] <= 4
+
+
+def test_a_remembered_check_takes_no_statement(place: Place) -> None:
+    asked = {
+        "subject": {"organization_membership_id": place.world["ann@acme"]},
+        "permission_slug": "doc:read",
+        "resource": {"resource_id": place.world["paper"]},
+    }
+    check = place.api.AuthorizationService.Check
+    with counting() as statements:
+        # The first tells whose they are, the second fills.
+        answers = [check(**asked).allowed for _ in range(3)]
+        before = len(statements)
+        answers += [check(**asked).allowed for _ in range(3)]
+    assert answers == [True] * 6
+    assert len(statements) == before
+    assert place.worker.metrics.cache_answers.value("view") >= 3

@@ -10,11 +10,13 @@ from authz_service.storage.tables import Base, SchemaInfo
 
 # Keyed by what belongs to no organization, or by a realm, which is an organization or everything.
 NOT_OF_AN_ORGANIZATION = {
+    "cache_state",
     "configuration",
     "event_positions",
     "event_queue",
     "events",
     "kept_replies",
+    "node_lease",
     "permissions",
     "realms",
     "resource_type_parents",

@@ -126,15 +126,16 @@ class Stage:
 
 
 @pytest.fixture
-def stage(stocked: Stocked, place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def stage(stocked: Stocked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """A worker at debug level on the stocked world, with canaries for its secrets."""
     heard = Heard()
     monkeypatch.setattr(server, "Lines", lambda **_: heard)
     monkeypatch.setattr(server, "logger", functools.partial(logger, level=logging.DEBUG))
     first = credential()
+    shutil.copyfile(stocked.template, tmp_path / "stage.db")
     config = Config.from_environment(
         {
-            "AUTHZ_DATABASE_URL": f"sqlite:///{stocked.path}",
+            "AUTHZ_DATABASE_URL": f"sqlite:///{tmp_path / 'stage.db'}",
             "AUTHZ_ROOT_KEYS": ROOT_KEY,
             "AUTHZ_FIRST_CREDENTIAL": first,
             "AUTHZ_LISTEN": "127.0.0.1:0",
@@ -148,17 +149,19 @@ def stage(stocked: Stocked, place: Place, monkeypatch: pytest.MonkeyPatch) -> It
         worker.stop()
 
 
-def restore(stocked: Stocked, worker: Worker) -> None:
+def restore(stocked: Stocked, stage: Stage) -> None:
     """Makes the world as it was first."""
-    worker.database.close()
-    shutil.copyfile(stocked.template, stocked.path)
+    stage.worker.database.close()
+    path = stage.config.database.url.reveal().removeprefix("sqlite:///")
+    shutil.copyfile(stocked.template, path)
+    stage.worker.fence()
 
 
 def drive(stage: Stage, stocked: Stocked, world: World) -> set[str]:
     """Makes every unary call: writes as their table says, all others with an empty request."""
     written = set()
     for write in WRITES:
-        restore(stocked, stage.worker)
+        restore(stocked, stage)
         api = stage.api.with_metadata(idempotency_key=IDEMPOTENCY)
         response = perform(write, api, stage.worker, write.request(world))
         stage.made(response)
@@ -325,14 +328,13 @@ def test_a_wrong_password_is_not_told(refuser: Refuser, dial: Callable[[str], No
         assert canary not in shown
 
 
-def test_a_bad_key_file_is_refused_without_its_text(
-    stocked: Stocked, place: Place, tmp_path: Path
-) -> None:
+def test_a_bad_key_file_is_refused_without_its_text(stocked: Stocked, tmp_path: Path) -> None:
+    shutil.copyfile(stocked.template, tmp_path / "authz.db")
     for name in ("certificate", "key"):
         (tmp_path / name).write_text(f"-----BEGIN PRIVATE KEY-----\n{TLS_KEY}\n-----END")
     config = Config.from_environment(
         {
-            "AUTHZ_DATABASE_URL": f"sqlite:///{stocked.path}",
+            "AUTHZ_DATABASE_URL": f"sqlite:///{tmp_path / 'authz.db'}",
             "AUTHZ_ROOT_KEYS": ROOT_KEY,
             "AUTHZ_LISTEN": "127.0.0.1:0",
             "AUTHZ_METRICS_LISTEN": "127.0.0.1:0",

@@ -40,10 +40,12 @@ READ_BY_FACTS = {
 }
 # Say for each new one why no fact depends on it.
 READ_BY_NO_FACT = {
+    "cache_state": "whether the cache may be believed",
     "configuration": "limits and defaults of writes; what they lead to is in other rows",
     "event_positions": "the order of events",
     "event_queue": "the order of events",
     "events": "what happened; no decision reads it",
+    "node_lease": "who may believe it",
     "kept_replies": "answers that were given",
     "organization_configurations": "defaults and orders of writes and lists",
     "realms": "revisions: read beside the facts for tokens, not a part of them",

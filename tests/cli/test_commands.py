@@ -84,6 +84,9 @@ def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Demo]:
 def test_the_demo_answers_what_it_shows_and_what_it_is_asked(demo: Demo) -> None:
     for expected in ("allowed", "denied: NO_GRANT", "document-reader on document/Specification"):
         assert expected in demo.said
+    if "Valkey" in demo.said:
+        for expected in ("8 of 8 say allowed", "0 of 8 say allowed", 'total{from="view"}'):
+            assert expected in demo.said
     asked: dict[tuple[str, ...], tuple[int, str]] = {
         ("check", "cat@acme", "project:edit", "project/web"): (0, "allowed"),
         ("check", "dan@acme", "document:read", "document/spec"): (1, "denied"),

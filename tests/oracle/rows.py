@@ -36,7 +36,7 @@ from authz_service.storage.tables import (
 from tests.oracle import naive
 
 STAMP = {"created_at": 1, "updated_at": 1, "revision": 1}
-KEPT = {"schema_info"}
+KEPT = {"cache_state", "node_lease", "schema_info"}
 
 
 def microseconds(instant: int | None) -> int | None:

@@ -39,6 +39,7 @@ SECONDS = 20.0
 def world(worker: Worker, clock: ManualClock) -> None:
     """The worker holds the example, on the last day of 2029."""
     rows.replace(worker.database, example.world())
+    worker.fence()
     at(clock, example.BEFORE_2030)
 
 

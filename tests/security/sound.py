@@ -816,6 +816,7 @@ class Saved:
         """Makes the database what it was."""
         with contextlib.closing(sqlite3.connect(self._path)) as connection:
             self._copy.backup(connection)
+        self._worker.fence()
 
     def close(self) -> None:
         """Forgets it."""

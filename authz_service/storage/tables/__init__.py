@@ -1,6 +1,7 @@
 """The tables, one file per concern: columns and constraints only."""
 
 from authz_service.storage.tables.base import Base
+from authz_service.storage.tables.cache import CacheState, NodeLease
 from authz_service.storage.tables.configuration import Configuration, ServiceCredential
 from authz_service.storage.tables.events import Event, EventPosition, EventQueueEntry, KeptReply
 from authz_service.storage.tables.groups import Group, GroupMember, GroupNesting
@@ -16,6 +17,7 @@ from authz_service.storage.tables.users import User
 
 __all__ = [
     "Base",
+    "CacheState",
     "Configuration",
     "Event",
     "EventPosition",
@@ -26,6 +28,7 @@ __all__ = [
     "KeptReply",
     "Membership",
     "MembershipRole",
+    "NodeLease",
     "Organization",
     "OrganizationConfiguration",
     "Permission",

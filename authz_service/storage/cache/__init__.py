@@ -1,0 +1,1 @@
+"""The cache of facts: what may be believed of it, and until when (consistency.md)."""
