@@ -349,10 +349,8 @@ CONFIGURATIONS = (
     Configuration(
         "environment faults, credential",
         "writes on both sets and on a credential; a set deleted, a reply lost",
-        generations=2,
         delete_set=1,
         lost=1,
-        recover=True,
         writers=(("E", "a"), ("k",)),
         **_STAR,
         shows=_OVER_K,
