@@ -263,7 +263,13 @@ class Worker:
             views,
             self.metrics,
             snapshots_max=max(2, config.server.threads // 2),
+            verify_ratio=config.cache.verify_ratio,
+            alarm=self._inconsistent,
         )
+
+    def _inconsistent(self, kind: str) -> None:
+        self.log.error("cache_inconsistent", fact=kind)
+        self.fence()
 
     def _hall(self, config: Config, lines: Lines, clock: Clock) -> Hall:
         root_keys = config.security.root_key_bytes()
@@ -317,7 +323,7 @@ class Worker:
         decisions = AuthorizationServicer(
             self._facts,
             database,
-            Freshness(tokens),
+            Freshness(tokens, ahead=self.metrics.cache_token_ahead.add),
             listings,
             self.metrics,
             config.limits.batch_items_max,

@@ -139,6 +139,8 @@ def config(database_url: str, settings: dict[str, str], cache_settings: dict[str
             "AUTHZ_LISTEN": "127.0.0.1:0",
             "AUTHZ_METRICS_LISTEN": "127.0.0.1:0",
             "AUTHZ_RATE_PER_SECOND": "0",
+            # Every answer from the cache is compared with SQL.
+            "AUTHZ_CACHE_VERIFY_RATIO": "1",
             **cache_settings,
             **settings,
         }
@@ -152,6 +154,7 @@ def worker(config: Config, clock: ManualClock) -> Iterator[Worker]:
     worker = Worker(config, clock=clock)
     yield worker
     worker.stop()
+    assert worker.metrics.cache_inconsistency.value() == 0
 
 
 @pytest.fixture

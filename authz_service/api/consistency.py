@@ -32,12 +32,16 @@ _STRONG = Wanted({}, None)
 class Freshness:
     """Judges the ``consistency`` of requests and makes the tokens of answers.
 
+    Args:
+        ahead: Called for each token that names a state which the database has lost.
+
     Every answer here holds all that was acknowledged before the call arrived, so that each mode is
     satisfied; what is left to find out is whether a token names a state the database has lost.
     """
 
-    def __init__(self, tokens: ConsistencyTokens) -> None:
+    def __init__(self, tokens: ConsistencyTokens, ahead: Callable[[], None] = lambda: None) -> None:
         self._tokens = tokens
+        self._ahead = ahead
 
     def wanted(self, consistency: Consistency) -> Wanted:
         """Returns what an answer must have seen, and how old it may be.
@@ -95,6 +99,7 @@ class Freshness:
             revisions = present(ahead)
         for realm in ahead:
             if wanted.revisions[realm] > revisions.get(realm, 0):
+                self._ahead()
                 raise errors.FailedPrecondition(
                     "CONSISTENCY_TOKEN_AHEAD",
                     "the token names a state that this database does not have",

@@ -305,6 +305,15 @@ class Cache:
         high=8_388_608,
         why="Largest entry in Redis; larger ones stay in the memory of the worker that made them.",
     )
+    verify_ratio: float = decimal(
+        "AUTHZ_CACHE_VERIFY_RATIO",
+        0.001,
+        unit="share",
+        low=0,
+        high=1,
+        why="Share of the answers from the cache of which a fact is compared with the database. A"
+        " difference is an alarm (authz_cache_inconsistency_total), and everything cached is left.",
+    )
     bypass: bool = switch(
         "AUTHZ_CACHE_BYPASS",
         why="Whether every question is answered from the database. For tests and diagnosis: the"

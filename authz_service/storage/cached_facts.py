@@ -5,10 +5,12 @@ missing comes from one SQL snapshot begun afterwards (consistency.md 4.5). Whene
 be believed, all facts come from SQL.
 """
 
+import random
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from authz_service.base import errors
 from authz_service.base.actor import SYSTEM
 from authz_service.base.consistency import ENVIRONMENT, Position
 from authz_service.engine.facts import Facts, MayBe, ResourceRef, Subject
@@ -45,6 +47,8 @@ class CachedFacts:
         control: Gives the life of the cache that may be used now; None = read SQL.
         views: What this process remembers.
         snapshots_max: Computations of missing facts at once.
+        verify_ratio: Share of the answers from the cache that are compared with SQL.
+        alarm: Told the kind of a cached fact that was wrong: nothing cached may be believed then.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class CachedFacts:
         metrics: Metrics,
         *,
         snapshots_max: int,
+        verify_ratio: float = 0.0,
+        alarm: Callable[[str], None] = lambda kind: None,
     ) -> None:
         self._database = database
         self._sql = SqlFacts(database)
@@ -62,6 +68,8 @@ class CachedFacts:
         self._views = views
         self._metrics = metrics
         self._flights = Flights(snapshots_max)
+        self._verify_ratio = verify_ratio
+        self._alarm = alarm
         # Whose a membership, group or resource is never changes, so this needs no validation.
         self._owners: dict[Hashable, str] = {}
         # The highest revision of each realm that was read: a lower bound of every later state.
@@ -120,6 +128,8 @@ class CachedFacts:
                 source = "l2"
             if not missing:
                 self._count(needs, missing, source)
+                if self._verify_ratio and random.random() < self._verify_ratio:
+                    self._verify(random.choice(needs), found, cut, now)
                 return _facts(
                     found,
                     subjects,
@@ -345,6 +355,43 @@ class CachedFacts:
             if not usable(found[need.key], part, again.version, now, in_order=False):
                 return False
         return True
+
+    def _verify(self, need: _Need, found: Mapping[Hashable, Entry], cut: Cut, now: int) -> None:
+        """Compares a fact that was used with SQL; no write can make this a false alarm.
+
+        What is usable under the cut before the snapshot and under one after it did not change in
+        between, so the snapshot must show the same.
+        """
+        entry = found[need.key]
+        try:
+            with self._database.snapshot(SYSTEM) as snapshot:
+                loaded = tagged_facts.load(
+                    snapshot,
+                    [need.key] if isinstance(need.key, Subject) else (),
+                    [need.key] if isinstance(need.key, ResourceRef) else (),
+                    permissions=need.key == _PERMISSIONS,
+                    credential_id=str(need.key) if need.kind == "credential" else "",
+                )
+                now = max(now, snapshot.now)
+        except errors.Refusal:
+            return
+        again = self._views.validate(cut.control, {need.realm})
+        if loaded is None or isinstance(again, str):
+            return
+        part = again.parts[need.realm]
+        if part.view is not cut.parts[need.realm].view or not usable(
+            entry, part, again.version, now, in_order=False
+        ):
+            return
+        facts: dict[Hashable, TaggedFact | None] = {
+            **dict(loaded.grants.items()),
+            **dict(loaded.paths.items()),
+            _PERMISSIONS: loaded.permissions,
+        }
+        fact = loaded.credential if need.kind == "credential" else facts.get(need.key)
+        if fact is None or fact.value != entry.value:
+            self._metrics.cache_inconsistency.add()
+            self._alarm(need.kind)
 
     def _count(self, needs: Iterable[_Need], missing: Collection[_Need], source: str) -> None:
         self._metrics.cache_answers.add(source)

@@ -1,12 +1,20 @@
 """The modes of ``Consistency``: what an answer must have seen, and what it may come from."""
 
+import time
 from typing import Any, NamedTuple
 
 import pytest
+from sqlalchemy import delete
 
+from authz_service.base.actor import SYSTEM
+from authz_service.base.consistency import ConsistencyTokens
+from authz_service.base.sealed import Sealer
 from authz_service.config import Config
 from authz_service.server import Worker
-from tests.callers import Caller
+from authz_service.storage.database import Database
+from authz_service.storage.tables import RoleAssignment
+from authz_service.telemetry.metrics import Counter
+from tests.callers import Caller, Refused
 from tests.directories import Directory
 
 
@@ -134,3 +142,32 @@ def test_a_write_elsewhere_does_not_make_a_remembered_answer_older(
     before = question.answers("last_cut")
     assert question.allowed(at_least_as_fresh=token)
     assert question.answers("last_cut") - before == remembers
+
+
+def test_a_token_of_a_lost_state_is_an_alarm(question: Question, config: Config) -> None:
+    tokens = ConsistencyTokens(Sealer(config.security.root_key_bytes(), "consistency"))
+    organization = question.api.OrganizationService.ListOrganizations().organizations[0]
+    lost = tokens.seal({organization.id: 10_000})
+    with pytest.raises(Refused) as refused:
+        question.allowed(at_least_as_fresh=lost)
+    assert refused.value.reason == "CONSISTENCY_TOKEN_AHEAD"
+    assert question.worker.metrics.cache_token_ahead.value() == 1
+
+
+def test_a_cached_fact_that_is_wrong_is_an_alarm_and_is_left(
+    question: Question, remembers: bool, database_url: str
+) -> None:
+    # Past the service, as a person at the database would.
+    past = Database(database_url)
+    past.write(lambda tx: tx.connection.execute(delete(RoleAssignment)), actor=SYSTEM)
+    past.close()
+    alarms = question.worker.metrics.cache_inconsistency
+    deadline = time.monotonic() + 30
+    while remembers and not alarms.value():
+        # One fact of an answer is looked at, and not each time the wrong one.
+        question.allowed()
+        assert time.monotonic() < deadline
+    assert not question.allowed()
+    assert alarms.value() == remembers
+    # What was to be seen here must not fail the test that saw it.
+    question.worker.metrics.cache_inconsistency = Counter(alarms.name, alarms.help)

@@ -37,6 +37,7 @@ def opened(database: Path, **settings: str) -> tuple[Worker, Caller]:
             "AUTHZ_LISTEN": "127.0.0.1:0",
             "AUTHZ_METRICS_LISTEN": "127.0.0.1:0",
             "AUTHZ_RATE_PER_SECOND": "0",
+            "AUTHZ_CACHE_VERIFY_RATIO": "0",
             **settings,
         }
     )
