@@ -120,7 +120,7 @@ class CachedFacts:
             found, missing = self._look_up(needs, cut, now)
             source = "view"
             if control.is_shared and any(need.realm != ENVIRONMENT for need in missing):
-                shared = self._from_others(control, realms, needs, found, missing, now)
+                shared = self._from_others(cut, realms, needs, found, missing, now)
                 if isinstance(shared, str):
                     self._metrics.cache_view_dropped.add(shared)
                     break
@@ -247,7 +247,7 @@ class CachedFacts:
 
     def _from_others(
         self,
-        control: Control,
+        before: Cut,
         realms: Collection[str],
         needs: Collection[_Need],
         found: Mapping[Hashable, Entry],
@@ -256,6 +256,9 @@ class CachedFacts:
     ) -> tuple[Cut, dict[Hashable, Entry], list[_Need]] | str:
         """Looks for what is missing among what other processes left: a validation by itself.
 
+        Args:
+            before: The cut under which the rest was found.
+
         Returns:
             A new cut, what is usable under it, and what is still missing.
         """
@@ -263,7 +266,7 @@ class CachedFacts:
         wanted = [need for need in missing if need.realm != ENVIRONMENT][:READ_MAX]
         for need in wanted:
             keys.setdefault(need.realm, []).append(need.key)
-        read = self._views.read(control, realms, keys)
+        read = self._views.read(before.control, realms, keys)
         if isinstance(read, str):
             return read
         cut, others = read
@@ -274,7 +277,12 @@ class CachedFacts:
                 continue
             entry = found.get(need.key)
             part = cut.parts[need.realm]
-            if entry is not None and usable(entry, part, cut.version, now, in_order=False):
+            # The log of a view that was begun anew knows nothing of what an older entry missed.
+            if (
+                entry is not None
+                and part.view is before.parts[need.realm].view
+                and usable(entry, part, cut.version, now, in_order=False)
+            ):
                 usable_now[need.key] = entry
             else:
                 still.append(need)

@@ -236,24 +236,27 @@ def _paths(snapshot: Snapshot, resources: Collection[ResourceRef]) -> dict[Resou
             ids=by_id,
         ):
             found[ResourceRef(row[0])] = Path(row[1], row[2], tuple(row[3].split("/")))
-    by_type: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for resource in resources:
-        if not resource.id:
-            by_type[resource.organization_id, resource.resource_type_slug].append(
-                resource.external_id
-            )
-    for (organization_id, type_slug), external_ids in by_type.items():
-        for row in _rows(
-            snapshot,
-            "SELECT external_id, path FROM resources WHERE organization_id = :organization"
-            " AND resource_type_slug = :type AND external_id IN {external_ids}",
-            organization=organization_id,
-            type=type_slug,
-            external_ids=external_ids,
+    keys = [resource[1:] for resource in resources if not resource.id]
+    if keys:
+        dialect = snapshot.dialect
+        for organization_id, type_slug, external_id, path in snapshot.values(
+            _paths_by_key(dialect), dialect.rows_value("keys", keys)
         ):
-            ref = ResourceRef("", organization_id, type_slug, row[0])
-            found[ref] = Path(organization_id, type_slug, tuple(row[1].split("/")))
+            ref = ResourceRef("", organization_id, type_slug, external_id)
+            found[ref] = Path(organization_id, type_slug, tuple(path.split("/")))
     return found
+
+
+@cache
+def _paths_by_key(dialect: Dialect) -> TextClause:
+    columns = ("organization_id", "resource_type_slug", "external_id")
+    return text(
+        "SELECT r.organization_id, r.resource_type_slug, r.external_id, r.path"
+        f" FROM {dialect.rows('keys', *columns)} g"
+        + dialect.probe(
+            "resources", "r", " AND ".join(f"r.{column} = g.{column}" for column in columns)
+        )
+    )
 
 
 def _permission_types(snapshot: Snapshot, slugs: Collection[str]) -> dict[str, str]:
@@ -292,20 +295,27 @@ def _subjects(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject
             ids=groups,
         ):
             found[Subject(GROUP, row[0])] = _Known(*row)
-    by_organization: dict[str, list[str]] = defaultdict(list)
-    for subject in subjects:
-        if subject.kind == USER:
-            by_organization[subject.organization_id].append(subject.id)
-    for organization_id, user_ids in by_organization.items():
-        for row in _rows(
-            snapshot,
-            "SELECT id, organization_id, status, user_id FROM memberships"
-            " WHERE organization_id = :organization AND user_id IN {users}",
-            organization=organization_id,
-            users=user_ids,
+    users = [(subject.organization_id, subject.id) for subject in subjects if subject.kind == USER]
+    if users:
+        dialect = snapshot.dialect
+        for user_id, *known in snapshot.values(
+            _members_by_user(dialect), dialect.rows_value("users", users)
         ):
-            found[Subject(USER, row[3], organization_id)] = _Known(*row[:3])
+            found[Subject(USER, user_id, known[1])] = _Known(*known)
     return found
+
+
+@cache
+def _members_by_user(dialect: Dialect) -> TextClause:
+    return text(
+        "SELECT m.user_id, m.id, m.organization_id, m.status"
+        f" FROM {dialect.rows('users', 'organization_id', 'user_id')} g"
+        + dialect.probe(
+            "memberships",
+            "m",
+            "m.organization_id = g.organization_id AND m.user_id = g.user_id",
+        )
+    )
 
 
 _MEMBERSHIP_BELONGS = (
