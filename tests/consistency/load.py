@@ -55,6 +55,7 @@ class Failure(NamedTuple):
     is_write: bool
     code: str
     reason: str
+    text: str = ""
 
 
 class Acknowledged(NamedTuple):
@@ -163,7 +164,7 @@ class Load:
             except grpc.RpcError as error:
                 code, reason = refusal_of(error)
                 now = boot_seconds()
-                self.record.failures.append(Failure(now, process, True, code.name, reason))
+                self.record.failures.append(_failure(error, process, is_write=True))
                 if code.name not in _REPEATED or now - invoked > GIVE_UP_SECONDS:
                     text = f"{path} {attempts}: {code.name} {reason} {error.details()}"
                     raise Broken(text) from None
@@ -289,9 +290,7 @@ class Load:
             try:
                 self._ask(asking, list({id(each): each for each in chosen}.values()), reader)
             except grpc.RpcError as error:
-                code, reason = refusal_of(error)
-                failure = Failure(boot_seconds(), process, False, code.name, reason)
-                self.record.failures.append(failure)
+                self.record.failures.append(_failure(error, process, is_write=False))
                 self._stopping.wait(0.02)
             except Exception as error:
                 self.record.broken.append(f"reader: {error!r}")
@@ -318,9 +317,7 @@ class Load:
                 try:
                     self._ask(asking, [each], f"{process}.last")
                 except grpc.RpcError as error:
-                    code, reason = refusal_of(error)
-                    failure = Failure(boot_seconds(), process, False, code.name, reason)
-                    self.record.failures.append(failure)
+                    self.record.failures.append(_failure(error, process, is_write=False))
 
 
 class Asking:
@@ -369,6 +366,12 @@ class Asking:
             raise
         told = iter([_told(result) for result in answer.results])
         return [tuple(itertools.islice(told, len(each.items))) for each in chosen]
+
+
+def _failure(error: grpc.RpcError, process: int, *, is_write: bool) -> Failure:
+    code, reason = refusal_of(error)
+    text = error.details() if isinstance(error, grpc.Call) else ""
+    return Failure(boot_seconds(), process, is_write, code.name, reason, text or "")
 
 
 def _fields(item: Item) -> dict[str, Any]:

@@ -188,9 +188,15 @@ def audited(load: Load, stack: Stack, since: Mapping[str, int]) -> list[str]:
     with psycopg.connect(stack.database_url.replace("+psycopg", "")) as connection:
         rows = connection.execute("SELECT realm, sequence, request_id, is_primary FROM events")
         stored = [Event(*row) for row in rows.fetchall()]
-    expected = sum(event.sequence > since.get(event.realm, 0) for event in stored)
     # It may be behind, or wait for a stream; what it has not seen in the end is missing.
-    within(20, lambda: len(load.watcher.seen) >= expected)
+    last = {realm: n for realm, n in revisions(stack).items() if n > since.get(realm, 0)}
+    within(
+        20,
+        lambda: (
+            last.items()
+            <= {event.realm: event.sequence for event in list(load.watcher.seen)}.items()
+        ),
+    )
     return audit(
         [write.attempts for write in load.acknowledged],
         stored,

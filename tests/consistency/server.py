@@ -7,6 +7,7 @@ delays fills, ``seed`` makes the delays random, and ``failpoints`` is a folder i
 leaves a file to have the process killed or stopped at a point of its next write.
 """
 
+import faulthandler
 import json
 import os
 import random
@@ -129,6 +130,8 @@ class NaiveWorker(authz_service.server.Worker):
 
 def main() -> None:
     """Runs the server as ordered."""
+    # SIGUSR1 tells what every thread is doing: on the log, for whoever looks into a run that hangs.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     orders = json.loads(sys.argv[1])
     delay = Delays(orders["seed"], orders["fill_seconds"])
     if orders["naive"]:

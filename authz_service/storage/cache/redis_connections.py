@@ -110,15 +110,20 @@ class Connections:
                     except redis.ResponseError as refusal:
                         error = error or refusal
                 if error is not None:
-                    raise error
+                    try:
+                        raise error
+                    finally:
+                        # It knows this frame, and this frame must not know it: with such a circle
+                        # all that is below, the call too, would live until it is found.
+                        error = None
                 return answers
         except NoScriptError:
             outcome = "no_script"
             raise NoScript from None
         except (RedisError, OSError) as error:
-            refused = _refused(error)
-            outcome = refused.reason
-            raise refused from None
+            outcome = _reason(error)
+            # Never kept in a variable, for the same reason.
+            raise Refused(outcome) from None
         except Refused as refused:
             outcome = refused.reason
             raise
@@ -227,9 +232,9 @@ def info_of(info: bytes) -> dict[str, str]:
     return {name: value for name, colon, value in pairs if colon}
 
 
-def _refused(error: Exception) -> Refused:
+def _reason(error: Exception) -> str:
     if isinstance(error, redis.TimeoutError | TimeoutError):
-        return Refused("timeout")
+        return "timeout"
     if isinstance(error, redis.ConnectionError | OSError):
-        return Refused("connection")
-    return Refused("error")
+        return "connection"
+    return "error"
