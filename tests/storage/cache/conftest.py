@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from authz_service.stack.valkey import Server, valkey
 from authz_service.storage.cache.control import Control
 from authz_service.storage.cache.memory_control import MemoryControl
-from tests.storage.cache.lives import Place
+from tests.servers.postgresql import Databases
+from tests.storage.cache.lives import Place, Process
 
 Begin = Callable[..., Control]
 
@@ -46,3 +48,45 @@ def begin(request: pytest.FixtureRequest) -> Iterator[Begin]:
     place.client.script_flush()
     yield place.begin
     place.close()
+
+
+@pytest.fixture
+def url(seeded_databases: Databases) -> Iterator[str]:
+    """URL of a fresh PostgreSQL database with schema and first rows."""
+    url = seeded_databases.create(migrated=True)
+    yield url
+    seeded_databases.drop(url)
+
+
+@pytest.fixture
+def valkey_place(valkey_server: Server) -> Iterator[Place]:
+    """An empty Valkey."""
+    place = Place(valkey_server)
+    place.client.flushall()
+    place.client.script_flush()
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[Place]:
+    """A Valkey that the test may pause, kill and reconfigure."""
+    with valkey() as server:
+        place = Place(server)
+        yield place
+        place.close()
+
+
+@pytest.fixture
+def process(url: str) -> Iterator[Callable[..., Process]]:
+    """Starts processes on the database, and stops them all after the test."""
+    started: list[Process] = []
+
+    def start(redis_url: str | None, **settings: Any) -> Process:
+        made = Process(url, redis_url, **settings)
+        started.append(made)
+        return made
+
+    yield start
+    for each in started:
+        each.close()

@@ -6,12 +6,16 @@ from typing import Any
 
 from redis import Redis
 
+from authz_service.base.actor import SYSTEM
 from authz_service.base.clock import boot_seconds
 from authz_service.stack.valkey import Server
 from authz_service.storage.cache.control import Look, Lost, Reply
+from authz_service.storage.cache.generation import Generation
 from authz_service.storage.cache.redis_connections import Connections
 from authz_service.storage.cache.redis_control import RedisControl
+from authz_service.storage.database import Database, Transaction
 from authz_service.telemetry.metrics import Metrics
+from tests import histories
 
 # A busy machine must not be taken for a Redis that does not answer.
 PATIENT_SECONDS = 5.0
@@ -118,3 +122,84 @@ def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
             return found
         assert boot_seconds() < deadline, "it did not happen in time"
         threading.Event().wait(0.005)
+
+
+class Process:
+    """What a serving process has of the cache: its lease, and writes that are marked.
+
+    Args:
+        redis_url: None = it has no Redis.
+        is_running: It renews its lease in the background; otherwise it is as good as paused.
+
+    Attributes:
+        own: The database as renewals, fences and settles use it.
+        database: As writes use it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        redis_url: str | None,
+        *,
+        lease_seconds: float = 0.5,
+        redis_seconds: float = 1.0,
+        is_running: bool = True,
+        **more: Any,
+    ) -> None:
+        self.url = url
+        self.redis_url = redis_url
+        self.metrics = Metrics()
+        self.own = Database(url, pool_size=3)
+        self.generation = Generation(
+            self.own,
+            redis_url,
+            self.metrics,
+            lease_seconds=lease_seconds,
+            timeout_seconds=redis_seconds,
+            mark_seconds=redis_seconds,
+            members_max=20_000,
+        )
+        self.database = Database(url, pool_size=8, marking=self.generation, **more)
+        self._thread = threading.Thread(target=self.generation.run, daemon=True)
+        try:
+            if redis_url is not None:
+                self.generation.start()
+                if is_running:
+                    self._thread.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stops it as a server does."""
+        self.generation.stop()
+        if self._thread.is_alive():
+            self._thread.join(30)
+        self.own.close()
+        self.database.close()
+
+    def life(self) -> RedisControl:
+        """Waits until the cache is on, and returns it."""
+        control = eventually(self.generation.current)
+        assert isinstance(control, RedisControl)
+        return control
+
+    def begin(self) -> RedisControl:
+        """Begins a life at once; for one that does not run."""
+        assert self.generation.enable_now() == ""
+        return self.life()
+
+    @property
+    def is_caching(self) -> bool:
+        """Whether it may answer from the cache."""
+        return self.generation.current() is not None
+
+    def write(self, realm: str, *tags: str, note: str = "") -> Mapping[str, int]:
+        """Makes a write that marks these tags; returns the sequences it got."""
+
+        def work(tx: Transaction) -> None:
+            histories.record(tx, realm, note=note)
+            tx.tags.setdefault(realm, set()).update(tags)
+
+        positions = self.database.write(work, actor=SYSTEM).positions
+        return {realm: position.sequence for realm, position in positions.items()}
