@@ -7,6 +7,7 @@ be believed, all facts come from SQL.
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -403,9 +404,14 @@ class CachedFacts:
 
     def _count(self, needs: Iterable[_Need], missing: Collection[_Need], source: str) -> None:
         self._metrics.cache_answers.add(source)
-        gone = {need.key for need in missing}
-        for need in needs:
-            self._metrics.cache_facts.add(need.kind, "sql" if need.key in gone else "l1")
+        # Counted together: a batch has thousands.
+        every = Counter([need.kind for need in needs])
+        gone = Counter([need.kind for need in missing])
+        for kind, count in every.items():
+            if gone[kind]:
+                self._metrics.cache_facts.add(kind, "sql", amount=gone[kind])
+            if count > gone[kind]:
+                self._metrics.cache_facts.add(kind, "l1", amount=count - gone[kind])
 
 
 def _facts(

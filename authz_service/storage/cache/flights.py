@@ -34,7 +34,7 @@ class Flights:
         Raises:
             ResourceExhausted: OVERLOADED, after ``WAIT_SECONDS``.
         """
-        mine = threading.Event()
+        mine, keys = threading.Event(), set(keys)
         with self._lock:
             other = next((self._under_way[key] for key in keys if key in self._under_way), None)
             if other is None:
