@@ -170,7 +170,7 @@ class Worker:
             listen = config.server.metrics_listen
             exits.callback(Page(listen.host, listen.port, self.metrics.render).close)
         marking, current, self._fence = self._cache(config, exits)
-        self.database = self._database(config, clock, marking)
+        self.database = self._database(config, clock, marking, metrics=self.metrics)
         exits.callback(self.database.close)
         self._current = current
         self._facts = self._fact_source(config, current)
@@ -197,7 +197,12 @@ class Worker:
 
     @staticmethod
     def _database(
-        config: Config, clock: Clock, marking: Marking | None, pool_size: int | None = None
+        config: Config,
+        clock: Clock,
+        marking: Marking | None,
+        *,
+        pool_size: int | None = None,
+        metrics: Metrics | None = None,
     ) -> Database:
         return Database(
             config.database.url.reveal(),
@@ -207,6 +212,7 @@ class Worker:
             clock=clock,
             limits=_limits(config),
             marking=marking,
+            metrics=metrics,
         )
 
     def _cache(

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Executable, Row, TextClause, insert, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from authz_service.base import errors
 from authz_service.base.actor import Actor
@@ -22,6 +23,7 @@ from authz_service.engine.limits import Limits
 from authz_service.storage import dialects
 from authz_service.storage.cache.marking import Marked, Marking, NoMarking, NotMarked, Unmarked
 from authz_service.storage.tables import Event, EventQueueEntry, Realm
+from authz_service.telemetry.metrics import Metrics
 
 ATTEMPTS_MAX = 3
 # For work on thousands of rows: time to compute between statements, and hashes to join by.
@@ -175,6 +177,7 @@ class Database:
         clock: The wall clock.
         limits: Put on each snapshot and transaction.
         marking: Tells the cache of writes.
+        metrics: Counts attempts of writes, and connections in use.
     """
 
     def __init__(
@@ -188,6 +191,7 @@ class Database:
         clock: Clock = utc_now,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         marking: Marking | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.dialect = dialects.of(url)
         self._engine = dialects.engine(
@@ -200,6 +204,11 @@ class Database:
         self._clock = clock
         self._limits = limits
         self._marking = marking or NoMarking()
+        self._attempts = (metrics or Metrics()).write_attempts
+        if metrics is not None:
+            pool = self._engine.pool
+            assert isinstance(pool, QueuePool)
+            metrics.sql_pool_in_use.read_from(lambda: {(): float(pool.checkedout())})
         self._is_postgresql = self.dialect.name == "postgresql"
         # Called after each commit that recorded events; the feed wakes its watchers.
         self.on_commit: Callable[[], None] = lambda: None
@@ -322,15 +331,18 @@ class Database:
             if deadline is not None and boot_seconds() >= deadline:
                 raise errors.DeadlineExceeded("DEADLINE_EXCEEDED")
             try:
-                return once()
+                result = once()
             except DBAPIError as error:
                 if not self.dialect.lost_race(error):
+                    self._attempts.add("refused")
                     self._refuse(error)
+                self._attempts.add("again")
                 if attempt == ATTEMPTS_MAX:
                     raise errors.Aborted(
                         "CONFLICT", "a concurrent change won; repeat the call", retry_seconds=0.1
                     ) from error
             except NotMarked as refused:
+                self._attempts.add("again")
                 if attempt == ATTEMPTS_MAX:
                     raise errors.Unavailable(
                         "DATABASE_UNAVAILABLE",
@@ -340,9 +352,17 @@ class Database:
                 refused.mend()
             except OutcomeUnknown as unknown:
                 assert isinstance(unknown.__cause__, DBAPIError)
+                self._attempts.add("unknown")
                 self._refuse(unknown.__cause__)
             except PoolTimeoutError as error:
+                self._attempts.add("refused")
                 self._refuse(error)
+            except errors.Refusal:
+                self._attempts.add("refused")
+                raise
+            else:
+                self._attempts.add("committed")
+                return result
         raise AssertionError("unreachable")
 
     def _attempt(self, work: Callable[[Transaction], T], actor: Actor, patient: bool) -> Written[T]:

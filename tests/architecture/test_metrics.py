@@ -64,7 +64,7 @@ def label_values(worker: Worker) -> dict[str, set[str]]:
         "from": {"last_cut", "view", "l2", "mixed", "sql", "bypass"},
         "fact": {"grants", "path", "permissions", "credential"},
         "source": {"l1", "l2", "sql"},
-        "outcome": {"kept", "skipped", "failed"},
+        "outcome": {"kept", "skipped", "failed", "committed", "again", "refused", "unknown"},
         "compat": {str(schema.COMPAT)},
     }
 

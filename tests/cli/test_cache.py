@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from authz_service.server import Worker
 from authz_service.stack.valkey import Server
+from authz_service.supervisor import EXIT_REFUSED
 from tests.cli.test_commands import authz
 from tests.servers.postgresql import Databases
 
@@ -59,3 +61,17 @@ def test_an_embedded_cache_is_led_by_its_process(tmp_path: Path) -> None:
     done = authz("cache", "status", AUTHZ_DATABASE_URL=f"sqlite:///{tmp_path / 'a.db'}",
                  AUTHZ_ROOT_KEYS="a2V5IG9mIGF0IGxlYXN0IHRoaXJ0eS10d28gYnl0ZXMh")  # fmt: skip
     assert (done.returncode, "embedded" in done.stderr) == (2, True)
+
+
+def test_a_second_process_may_not_serve_an_embedded_database(
+    worker: Worker, database_url: str
+) -> None:
+    done = authz(
+        "serve",
+        "--dev",
+        AUTHZ_DATABASE_URL=database_url,
+        AUTHZ_LISTEN="127.0.0.1:0",
+        AUTHZ_METRICS_LISTEN="127.0.0.1:0",
+    )
+    assert done.returncode == EXIT_REFUSED, done
+    assert "another process serves" in done.stderr
