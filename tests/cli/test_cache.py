@@ -15,7 +15,7 @@ Settings = dict[str, str]
 
 
 @pytest.fixture
-def settings(seeded_databases: Databases, valkey_server: Server) -> Iterator[Settings]:
+def deployment(seeded_databases: Databases, valkey_server: Server) -> Iterator[Settings]:
     """A deployment with PostgreSQL and Valkey, and no worker."""
     url = seeded_databases.create(migrated=True)
     yield {
@@ -26,35 +26,35 @@ def settings(seeded_databases: Databases, valkey_server: Server) -> Iterator[Set
     seeded_databases.drop(url)
 
 
-def status(settings: Settings) -> dict[str, str]:
-    done = authz("cache", "status", **settings)
+def status(deployment: Settings) -> dict[str, str]:
+    done = authz("cache", "status", **deployment)
     assert done.returncode == 0, done
     return dict(line.split("=", 1) for line in done.stdout.splitlines())
 
 
-def test_the_cache_is_begun_and_left(settings: Settings) -> None:
-    before = status(settings)
+def test_the_cache_is_begun_and_left(deployment: Settings) -> None:
+    before = status(deployment)
     assert (before["mode"], before["generation"], before["leases"]) == ("off", "1", "0")
-    assert authz("cache", "enable", **settings).stdout == "mode=on\n"
-    on = status(settings)
+    assert authz("cache", "enable", **deployment).stdout == "mode=on\n"
+    on = status(deployment)
     assert (on["mode"], on["generation"]) == ("on", "1")
     assert on["name"]
-    assert authz("cache", "fence", **settings).stdout == "generation=2\n"
-    left = status(settings)
+    assert authz("cache", "fence", **deployment).stdout == "generation=2\n"
+    left = status(deployment)
     assert (left["mode"], left["generation"], left["leases"]) == ("off", "2", "0")
-    assert authz("cache", "enable", **settings).returncode == 0
-    assert status(settings)["name"] != on["name"]
+    assert authz("cache", "enable", **deployment).returncode == 0
+    assert status(deployment)["name"] != on["name"]
 
 
-def test_without_redis_there_is_nothing_to_begin(settings: Settings) -> None:
-    done = authz("cache", "enable", **{**settings, "AUTHZ_REDIS_URL": ""})
+def test_without_redis_there_is_nothing_to_begin(deployment: Settings) -> None:
+    done = authz("cache", "enable", **{**deployment, "AUTHZ_REDIS_URL": ""})
     assert (done.returncode, "AUTHZ_REDIS_URL" in done.stderr) == (2, True)
 
 
-def test_a_redis_that_does_not_answer_is_not_begun(settings: Settings) -> None:
-    done = authz("cache", "enable", **{**settings, "AUTHZ_REDIS_URL": "redis://127.0.0.1:1/0"})
+def test_a_redis_that_does_not_answer_is_not_begun(deployment: Settings) -> None:
+    done = authz("cache", "enable", **{**deployment, "AUTHZ_REDIS_URL": "redis://127.0.0.1:1/0"})
     assert (done.returncode, "Redis does not answer" in done.stderr) == (2, True)
-    assert status(settings)["mode"] == "off"
+    assert status(deployment)["mode"] == "off"
 
 
 def test_an_embedded_cache_is_led_by_its_process(tmp_path: Path) -> None:
