@@ -1,15 +1,19 @@
 """All runs start servers; they tell their seed and what was found."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
 from tests.consistency.run import Verdict
 from tests.consistency.sizes import SEED
 
-Told = Callable[[str, Verdict], None]
+
+class Told(Protocol):
+    """Tells a verdict to whoever runs the tests."""
+
+    def __call__(self, run: str, verdict: Verdict, **more: Any) -> None: ...
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def told(request: pytest.FixtureRequest) -> Told:
     """Prints a verdict with the seed of its run."""
 
-    def tell(name: str, verdict: Verdict) -> None:
+    def tell(run: str, verdict: Verdict, **more: Any) -> None:
         capture = request.config.pluginmanager.getplugin("capturemanager")
-        line = json.dumps({"run": name, "seed": SEED, **verdict.line()})
+        line = json.dumps({"run": run, "seed": SEED, **verdict.line(), **more})
         with capture.global_and_fixture_disabled():
             print(f"\n{line}")
 

@@ -163,10 +163,13 @@ class Load:
                 )
             except grpc.RpcError as error:
                 code, reason = refusal_of(error)
-                now = boot_seconds()
                 self.record.failures.append(_failure(error, process, is_write=True))
-                if code.name not in _REPEATED or now - invoked > GIVE_UP_SECONDS:
-                    text = f"{path} {attempts}: {code.name} {reason} {error.details()}"
+                text = f"{path} {attempts}: {code.name} {reason} {error.details()}"
+                if code.name not in _REPEATED:
+                    self.record.broken.append(text)
+                # A bug in one attempt is told; the next ones keep the story in step with SQL.
+                is_final = code.name not in (*_REPEATED, "INTERNAL", "UNKNOWN")
+                if is_final or boot_seconds() - invoked > GIVE_UP_SECONDS:
                     raise Broken(text) from None
                 pause(0.02)
                 continue
@@ -260,7 +263,7 @@ class Load:
                 due[story.kind] = boot_seconds() + story.seconds_min
                 self._take(story, process)
         except Broken as broken:
-            self.record.broken.append(str(broken))
+            self.record.broken.append(f"given up: {broken}")
         except Exception as error:
             self.record.broken.append(f"writer: {error!r}")
 

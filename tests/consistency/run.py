@@ -1,5 +1,6 @@
 """One run: a load on a stack, judged."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -167,14 +168,30 @@ def undocumented(failures: list[Failure], *, processes_end: bool) -> list[str]:
     return [f"{count} x {code} {reason}" for (code, reason), count in wrong.items()]
 
 
-def counted(stack: Stack, metric: str) -> Counter[str]:
-    """Returns a counter with one label, over all processes, since their start."""
-    total: Counter[str] = Counter()
+Counts = dict[int, Counter[str]]
+
+
+def counts(stack: Stack, metric: str) -> Counts:
+    """Returns a counter with one label, for each process that answers."""
+    found: Counts = {}
     for service in stack.services:
-        for name, value in service.metrics().items():
-            if name[0] == metric:
-                total[name[1]] += int(value)
-    return total
+        with contextlib.suppress(OSError):
+            found[service.pid] = Counter(
+                {
+                    name[1]: int(value)
+                    for name, value in service.metrics().items()
+                    if name[0] == metric
+                }
+            )
+    return found
+
+
+def grown(before: Counts, after: Counts) -> dict[str, float]:
+    """Returns by how much counters have grown; a process that was started anew began with 0."""
+    total: Counter[str] = Counter()
+    for pid, now in after.items():
+        total += now - before.get(pid, Counter())
+    return dict(total)
 
 
 def revisions(stack: Stack) -> dict[str, int]:
@@ -186,7 +203,9 @@ def revisions(stack: Stack) -> dict[str, int]:
 def audited(load: Load, stack: Stack, since: Mapping[str, int]) -> list[str]:
     """Compares all acknowledged writes of a stack with SQL and with its watcher."""
     with psycopg.connect(stack.database_url.replace("+psycopg", "")) as connection:
-        rows = connection.execute("SELECT realm, sequence, request_id, is_primary FROM events")
+        rows = connection.execute(
+            "SELECT realm, sequence, request_id, is_primary FROM events ORDER BY realm, sequence"
+        )
         stored = [Event(*row) for row in rows.fetchall()]
     # It may be behind, or wait for a stream; what it has not seen in the end is missing.
     last = {realm: n for realm, n in revisions(stack).items() if n > since.get(realm, 0)}
@@ -210,12 +229,12 @@ def half(
     stack: Stack, load: Load, since: Mapping[str, int], seconds: float, **options: Any
 ) -> Verdict:
     """Runs a load without faults and judges it."""
-    before, fences = counted(stack, ANSWERS), counted(stack, FENCES)
+    before, fences = counts(stack, ANSWERS), counts(stack, FENCES)
     record = load.run(seconds, **options)
     verdict = Verdict()
     judged(record, verdict)
-    verdict.answers = dict(counted(stack, ANSWERS) - before)
-    verdict.fences = dict(counted(stack, FENCES) - fences)
+    verdict.answers = grown(before, counts(stack, ANSWERS))
+    verdict.fences = grown(fences, counts(stack, FENCES))
     verdict.failures = dict(Counter(f"{f.code} {f.reason}" for f in record.failures))
     verdict.crashes = undocumented(record.failures, processes_end=False) + record.broken
     verdict.crashes += [line for service in stack.services for line in service.errors()]

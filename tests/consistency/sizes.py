@@ -36,3 +36,7 @@ CACHED_MIN = 0.5
 
 # Of one fault in `make test`, and of one in the nightly run.
 FAULT_SECONDS, LONG_FAULT_SECONDS = 8.0, 300.0
+# The least in them.
+CHAOS_READS_MIN, CHAOS_WRITES_MIN = 500, 20
+# Shorter than by default: a fault costs about one lease.
+LEASE_SECONDS = 1.5
