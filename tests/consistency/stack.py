@@ -171,6 +171,13 @@ class Service:
         except OSError:
             return False
 
+    def has_lease(self) -> bool:
+        """Returns whether it has a lease, whatever the mode of the cache is."""
+        try:
+            return self.metrics()["authz_cache_lease_remaining_seconds",] > 0
+        except OSError:
+            return False
+
     def errors(self) -> list[str]:
         """Returns lines of its log that tell of a bug: tracebacks and errors."""
         lines = self.log.read_text(errors="replace").splitlines()

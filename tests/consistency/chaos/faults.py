@@ -80,7 +80,7 @@ def stopped_in_a_write(scene: Scene, seconds: float = 0.5) -> None:
     service = _ordered(scene, "after mark", signal.SIGSTOP)
     pause(seconds)
     service.send(signal.SIGCONT)
-    taken = within(START_SECONDS, service.is_cache_on)
+    taken = within(START_SECONDS, service.has_lease)
     assert taken is not None
     scene.note("lease regained", taken)
     pause(0.5)
