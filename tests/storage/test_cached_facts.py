@@ -632,6 +632,8 @@ def test_who_waits_too_long_for_room_is_told(
         inside.set()
         assert resume.wait(20)
 
+    # All permissions are a fact of both; from now on they have none in common.
+    world.may(world.by_key("c"), asked["acme"][0])
     at_begin(world, hold)
     together.start(lambda: found.append(world.may(asked["acme"][1], asked["acme"][0])))
     assert inside.wait(20)
