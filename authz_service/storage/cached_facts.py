@@ -178,22 +178,31 @@ class CachedFacts:
         needs = [_Need(_PERMISSIONS, ENVIRONMENT, "permissions")]
         if credential_id:
             needs.append(_Need(credential_id, ENVIRONMENT, "credential"))
+        # A caller may name an organization that does not exist; nothing is opened for those.
+        known = self._revisions
         for subject in subjects:
-            realm = subject.organization_id or owners.get(subject, "")
+            realm = subject.organization_id
+            realm = (realm if realm in known else "") if realm else owners.get(subject, "")
             needs.append(_Need(subject, realm, "grants"))
         for ref in resources:
-            needs.append(_Need(ref, ref.organization_id or owners.get(ref, ""), "path"))
+            realm = ref.organization_id
+            realm = (realm if realm in known else "") if realm else owners.get(ref, "")
+            needs.append(_Need(ref, realm, "path"))
         return needs
 
     def _learn(self, facts: Facts) -> None:
         """Remembers whose the subjects and resources are."""
-        with self._lock:
-            if len(self._owners) > OWNERS_MAX:
-                self._owners.clear()
-            for known in (facts.grants, facts.paths):
-                for key, fact in known.items():
-                    self._owners[key] = fact.organization_id
+        owners: dict[Hashable, str] = {}
+        for known in (facts.grants, facts.paths):
+            owners.update((key, fact.organization_id) for key, fact in known.items())
+        self._own(owners)
         self._remember(facts.revisions)
+
+    def _own(self, owners: Mapping[Hashable, str]) -> None:
+        with self._lock:
+            if len(self._owners) + len(owners) > OWNERS_MAX:
+                self._owners.clear()
+            self._owners.update(owners)
 
     def _remember(self, revisions: Mapping[str, int]) -> None:
         with self._lock:
@@ -323,11 +332,8 @@ class CachedFacts:
             fresh[_PERMISSIONS] = loaded.permissions
         if loaded.credential is not None:
             fresh[credential_id] = loaded.credential
-        with self._lock:
-            # What was thought of their owners may have been wrong after rows were restored.
-            self._owners.update(
-                (key, fact.realm) for key, fact in fresh.items() if fact.realm != ENVIRONMENT
-            )
+        # What was thought of their owners may have been wrong after rows were restored.
+        self._own({key: fact.realm for key, fact in fresh.items() if fact.realm != ENVIRONMENT})
         for key, fact in fresh.items():
             part = cut.parts.get(fact.realm)
             if part is None or self._views.put(part, key, fact, cut.version) is None:

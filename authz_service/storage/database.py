@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from sqlalchemy import Connection, Executable, Row, TextClause, insert, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
@@ -351,9 +351,12 @@ class Database:
                     ) from None
                 refused.mend()
             except OutcomeUnknown as unknown:
-                assert isinstance(unknown.__cause__, DBAPIError)
                 self._attempts.add("unknown")
-                self._refuse(unknown.__cause__)
+                raise errors.Unavailable(
+                    "DATABASE_UNAVAILABLE",
+                    "the database did not confirm the write; it may have happened",
+                    retry_seconds=1,
+                ) from unknown
             except PoolTimeoutError as error:
                 self._attempts.add("refused")
                 self._refuse(error)
@@ -402,13 +405,17 @@ class Database:
         except BaseException:
             self._roll_back(connection)
             raise
+        notices = self.dialect.notices(connection)
         try:
             connection.exec_driver_sql("COMMIT")
         except DBAPIError as error:
             self._roll_back(connection)
-            if self.dialect.unavailable(error):
+            if self.dialect.unavailable(error) and not self.dialect.was_cut_off(error):
                 raise OutcomeUnknown from error
             raise
+        if self.dialect.notices(connection) != notices:
+            # Durable here, but no standby has said that it has it: a failover would lose it.
+            raise OutcomeUnknown
 
     @staticmethod
     def _store_events(tx: Transaction) -> None:
@@ -431,7 +438,7 @@ class Database:
         try:
             if self._is_postgresql or connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
                 connection.exec_driver_sql("ROLLBACK")
-        except DBAPIError:
+        except (DBAPIError, PendingRollbackError):
             # The connection is of no use any more; the pool must not hand it out again.
             connection.invalidate()
 

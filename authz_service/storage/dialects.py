@@ -9,6 +9,7 @@ import psycopg
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    Connection,
     Engine,
     Text,
     TextClause,
@@ -29,6 +30,10 @@ from sqlalchemy.pool import QueuePool
 # lock_not_available: a concurrent writer won; run the work again and let it see the winner's rows.
 _LOST_RACE = {"40001", "40P01", "23505", "23503", "55P03"}
 _STATEMENT_TIMEOUT = "57014"
+# A session that paused inside a transaction was ended, and its transaction with it.
+_IDLE_IN_TRANSACTION = "25P03"
+# "canceling wait for synchronous replication": a warning beside a COMMIT that succeeded here.
+_WARNING = "01000"
 
 
 Column = ColumnElement[Any] | InstrumentedAttribute[Any]
@@ -107,6 +112,14 @@ class Dialect:
         """True if the statement was ended for its time."""
         raise NotImplementedError
 
+    def was_cut_off(self, error: DBAPIError) -> bool:
+        """True if the transaction had ended, without a COMMIT, before the statement arrived."""
+        raise NotImplementedError
+
+    def notices(self, connection: Connection) -> int:
+        """How many warnings a connection was given that put a COMMIT in doubt."""
+        raise NotImplementedError
+
 
 class PostgreSQL(Dialect):
     """PostgreSQL through psycopg 3."""
@@ -171,10 +184,18 @@ class PostgreSQL(Dialect):
                 error.orig, psycopg.OperationalError | psycopg.InterfaceError
             )
         # Connection exceptions, insufficient resources, operator intervention, system errors.
-        return state[:2] in ("08", "53", "57", "58") and state != _STATEMENT_TIMEOUT
+        return state == _IDLE_IN_TRANSACTION or (
+            state[:2] in ("08", "53", "57", "58") and state != _STATEMENT_TIMEOUT
+        )
 
     def timed_out(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlstate", None) == _STATEMENT_TIMEOUT
+
+    def was_cut_off(self, error: DBAPIError) -> bool:
+        return getattr(error.orig, "sqlstate", None) == _IDLE_IN_TRANSACTION
+
+    def notices(self, connection: Connection) -> int:
+        return int(connection.info.get("warnings", 0))
 
 
 class SQLite(Dialect):
@@ -247,6 +268,12 @@ class SQLite(Dialect):
     def timed_out(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
 
+    def was_cut_off(self, error: DBAPIError) -> bool:
+        return False
+
+    def notices(self, connection: Connection) -> int:
+        return 0
+
 
 def _lower(value: str | None) -> str | None:
     return None if value is None else value.lower()
@@ -291,7 +318,7 @@ def engine(
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(
+        made = create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=pool_size,
             max_overflow=0,
@@ -313,6 +340,16 @@ def engine(
                 "prepare_threshold": 2,
             },
         )
+
+        @event.listens_for(made, "connect")
+        def listen(connection: psycopg.Connection[Any], record: Any) -> None:
+            def count(diagnostic: psycopg.errors.Diagnostic) -> None:
+                if diagnostic.sqlstate == _WARNING:
+                    record.info["warnings"] = record.info.get("warnings", 0) + 1
+
+            connection.add_notice_handler(count)
+
+        return made
     made = create_engine(
         parsed,
         poolclass=QueuePool,

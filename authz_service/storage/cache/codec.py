@@ -1,9 +1,12 @@
 """Facts as bytes and back: the entries that processes share.
 
 An entry is a line for the script that judges it, and a line for the reader. Both are JSON: every
-Redis can read it, and so can a person who looks for the cause of something.
+Redis can read it, and so can a person who looks for the cause of something. A third line seals
+them: memory in which a bit has changed must not change what somebody may do.
 """
 
+import hashlib
+import hmac
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -35,28 +38,45 @@ class Shared(NamedTuple):
     version: str
 
 
-def encode(fact: TaggedFact, name: Sequence[str], *, since: int, nonce: str, version: str) -> bytes:
+def encode(
+    fact: TaggedFact,
+    name: Sequence[str],
+    secret: bytes,
+    *,
+    since: int,
+    nonce: str,
+    version: str,
+) -> bytes:
     """Returns the bytes of an entry.
 
     Args:
         name: The fact's own key, compared when it is read.
+        secret: Of the deployment, 32 bytes.
         since, nonce: Of the control set when the fact was read.
     """
     head = [since, nonce, sorted(fact.tags)]
     body = [list(name), version, fact.expires, _plain(fact.value), fact.size]
-    return b"\n".join(
+    lines = b"\n".join(
         json.dumps(part, ensure_ascii=True, separators=(",", ":")).encode() for part in (head, body)
     )
+    return lines + b"\n" + _seal(lines, secret)
 
 
-def decode(blob: bytes, name: Sequence[str], realm: str) -> Shared:
+def _seal(lines: bytes, secret: bytes) -> bytes:
+    return hashlib.blake2b(lines, key=secret, digest_size=16).hexdigest().encode()
+
+
+def decode(blob: bytes, name: Sequence[str], realm: str, secret: bytes) -> Shared:
     """Returns the fact of an entry.
 
     Raises:
         Damaged: It is not what was looked for.
     """
     try:
-        first, second = blob.split(b"\n")
+        lines, _, seal = blob.rpartition(b"\n")
+        if not hmac.compare_digest(seal, _seal(lines, secret)):
+            raise Damaged("damaged")
+        first, second = lines.split(b"\n")
         _, _, tags = json.loads(first)
         own, version, expires, value, size = json.loads(second)
         if own != list(name):

@@ -46,7 +46,7 @@ class Sharing:
         name = keys.own_key(key)
         assert name is not None
         try:
-            return codec.decode(blob, name, realm)
+            return codec.decode(blob, name, realm, self._secret)
         except codec.Damaged as damaged:
             if self._metrics is not None:
                 self._metrics.cache_rejected.add(damaged.reason)
@@ -76,7 +76,7 @@ class Sharing:
             lasting = min(lasting, (fact.expires - now) / 1_000)
         if lasting < 1:
             return
-        entry = codec.encode(fact, name, **state)
+        entry = codec.encode(fact, name, self._secret, **state)
         if len(entry) <= self._bytes_max:
             found_by = keys.digest(self._secret, realm, name, str(state["version"]))
             control.share(realm, found_by, entry, int(lasting))
