@@ -378,33 +378,36 @@ class CachedFacts:
         between, so the snapshot must show the same.
         """
         entry = found[need.key]
+        key = need.key
         try:
             with self._database.snapshot(SYSTEM) as snapshot:
                 loaded = tagged_facts.load(
                     snapshot,
-                    [need.key] if isinstance(need.key, Subject) else (),
-                    [need.key] if isinstance(need.key, ResourceRef) else (),
-                    permissions=need.key == _PERMISSIONS,
-                    credential_id=str(need.key) if need.kind == "credential" else "",
+                    [key] if isinstance(key, Subject) else (),
+                    [key] if isinstance(key, ResourceRef) else (),
+                    permissions=need.kind == "permissions",
+                    credential_id=str(key) if need.kind == "credential" else "",
                 )
+                if loaded is None:
+                    return
+                fact: TaggedFact | None
+                if isinstance(key, Subject):
+                    fact = loaded.grants.get(key)
+                elif isinstance(key, ResourceRef):
+                    fact = loaded.paths.get(key)
+                else:
+                    fact = loaded.permissions or loaded.credential
+                is_wrong = fact is None or tagged_facts.differs(snapshot, entry.value, fact.value)
                 now = max(now, snapshot.now)
         except errors.Refusal:
             return
         again = self._views.validate(cut.control, {need.realm})
-        if loaded is None or isinstance(again, str):
+        if not is_wrong or isinstance(again, str):
             return
         part = again.parts[need.realm]
-        if part.view is not cut.parts[need.realm].view or not usable(
+        if part.view is cut.parts[need.realm].view and usable(
             entry, part, again.version, now, in_order=False
         ):
-            return
-        facts: dict[Hashable, TaggedFact | None] = {
-            **dict(loaded.grants.items()),
-            **dict(loaded.paths.items()),
-            _PERMISSIONS: loaded.permissions,
-        }
-        fact = loaded.credential if need.kind == "credential" else facts.get(need.key)
-        if fact is None or fact.value != entry.value:
             self._metrics.cache_inconsistency.add()
             self._alarm(need.kind)
 

@@ -116,6 +116,30 @@ def load(
     return Loaded(grants, paths, every if permissions else None, credential, revisions)
 
 
+def differs(snapshot: Snapshot, one: Any, other: Any) -> bool:
+    """True if two values of a fact give different answers in a snapshot.
+
+    What was held on a resource that is gone may still be in cached grants: nobody can ask about it
+    any more, so its deletion marks nobody (consistency.md 3.2).
+    """
+    if one == other:
+        return False
+    if not (isinstance(one, Grants) and isinstance(other, Grants)):
+        return True
+    if (one.organization_id, one.is_active) != (other.organization_id, other.is_active):
+        return True
+    (held,), (also,) = one.holders, other.holders
+    ids = [id for id in {*held, *also} if held.get(id) != also.get(id)]
+    return bool(
+        snapshot.values(_existing(snapshot.dialect), {"ids": snapshot.dialect.list_value(ids)})
+    )
+
+
+@cache
+def _existing(dialect: Dialect) -> TextClause:
+    return text(f"SELECT id FROM resources WHERE id IN {dialect.in_list('ids')} LIMIT 1")
+
+
 # --- grants ------------------------------------------------------------------------------------
 
 

@@ -154,6 +154,24 @@ def test_a_token_of_a_lost_state_is_an_alarm(question: Question, config: Config)
     assert question.worker.metrics.cache_token_ahead.value() == 1
 
 
+def test_what_was_held_on_a_deleted_resource_is_no_alarm(
+    question: Question, worker: Worker, config: Config
+) -> None:
+    api, asked = question.api, question.fields
+    organization = api.OrganizationService.ListOrganizations().organizations[0]
+    other = Directory(api, worker, config).resource(organization, "document", "other")
+    api.RoleAssignmentService.CreateRoleAssignment(
+        organization_membership_id=asked["subject"]["organization_membership_id"],
+        role_slug="document-reader",
+        resource={"resource_id": other.id},
+    )
+    assert [question.allowed() for _ in range(3)] == [True] * 3
+    api.ResourceService.DeleteResource(resource={"resource_id": other.id}, cascade=True)
+    # One of three facts is compared each time.
+    assert [question.allowed() for _ in range(30)] == [True] * 30
+    assert question.worker.metrics.cache_inconsistency.value() == 0
+
+
 def test_a_cached_fact_that_is_wrong_is_an_alarm_and_is_left(
     question: Question, remembers: bool, database_url: str
 ) -> None:
