@@ -386,7 +386,12 @@ class Database:
         except BaseException:
             marked.bump(committed=False)
             raise
-        positions = marked.bump(committed=True)
+        try:
+            positions = marked.bump(committed=True)
+        except errors.Refusal as refusal:
+            # Whatever kept the cache from being left: it has happened, so it must not be said that
+            # it lost a race and is to be done again.
+            raise OutcomeUnknown from refusal
         if tx.changed:
             self.on_commit()
         revisions = {realm.id: realm.revision for realm in tx.realms.values()}
