@@ -119,16 +119,16 @@ class CachedFacts:
                 break
             now = self._database.now()
             found, missing = self._look_up(needs, cut, now)
-            source = "view"
+            source, others = "view", frozenset[Hashable]()
             if control.is_shared and any(need.realm != ENVIRONMENT for need in missing):
                 shared = self._from_others(cut, realms, needs, found, missing, now)
                 if isinstance(shared, str):
                     self._metrics.cache_view_dropped.add(shared)
                     break
-                cut, found, missing = shared
+                cut, found, missing, others = shared
                 source = "l2"
             if not missing:
-                self._count(needs, missing, source)
+                self._count(needs, missing, others, source)
                 if self._verify_ratio and random.random() < self._verify_ratio:
                     self._verify(random.choice(needs), found, cut, now)
                 return _facts(
@@ -148,6 +148,7 @@ class CachedFacts:
                     subjects, permission_slugs, resources, credential_id, needs, found, missing, cut
                 )
             if filled is not None:
+                self._count(needs, missing, others, "mixed" if found else "sql")
                 return filled
             break
         return self._from_sql(subjects, permission_slugs, resources, credential_id, "sql")
@@ -251,7 +252,7 @@ class CachedFacts:
         found, missing = self._look_up(needs, cut, now)
         if missing:
             return None
-        self._count(needs, missing, "last_cut")
+        self._count(needs, (), frozenset(), "last_cut")
         revisions = dict.fromkeys(positions, 0)
         return _facts(found, subjects, permission_slugs, resources, "", now, revisions, positions)
 
@@ -263,14 +264,14 @@ class CachedFacts:
         found: Mapping[Hashable, Entry],
         missing: Collection[_Need],
         now: int,
-    ) -> tuple[Cut, dict[Hashable, Entry], list[_Need]] | str:
+    ) -> tuple[Cut, dict[Hashable, Entry], list[_Need], frozenset[Hashable]] | str:
         """Looks for what is missing among what other processes left: a validation by itself.
 
         Args:
             before: The cut under which the rest was found.
 
         Returns:
-            A new cut, what is usable under it, and what is still missing.
+            A new cut, what is usable under it, what is still missing, and what others left.
         """
         keys: dict[str, list[Hashable]] = {}
         wanted = [need for need in missing if need.realm != ENVIRONMENT][:READ_MAX]
@@ -280,23 +281,19 @@ class CachedFacts:
         if isinstance(read, str):
             return read
         cut, others = read
-        usable_now = dict(others)
+        usable_now: dict[Hashable, Entry] = {}
         still = []
         for need in needs:
-            if need.key in usable_now:
-                continue
-            entry = found.get(need.key)
             part = cut.parts[need.realm]
+            entry = others.get(need.key)
             # The log of a view that was begun anew knows nothing of what an older entry missed.
-            if (
-                entry is not None
-                and part.view is before.parts[need.realm].view
-                and usable(entry, part, cut.version, now, in_order=False)
-            ):
+            if entry is None and part.view is before.parts[need.realm].view:
+                entry = found.get(need.key)
+            if entry is not None and usable(entry, part, cut.version, now, in_order=False):
                 usable_now[need.key] = entry
             else:
                 still.append(need)
-        return cut, usable_now, still
+        return cut, usable_now, still, frozenset(others)
 
     def _fill(
         self,
@@ -344,7 +341,6 @@ class CachedFacts:
         if found and not self._still_usable(needs, found, cut, now):
             self._metrics.cache_cut_broken.add()
             return None
-        self._count(needs, missing, "mixed" if found else "sql")
         return _facts(
             {**found, **fresh},
             subjects,
@@ -411,16 +407,32 @@ class CachedFacts:
             self._metrics.cache_inconsistency.add()
             self._alarm(need.kind)
 
-    def _count(self, needs: Iterable[_Need], missing: Collection[_Need], source: str) -> None:
+    def _count(
+        self,
+        needs: Iterable[_Need],
+        missing: Iterable[_Need],
+        others: frozenset[Hashable],
+        source: str,
+    ) -> None:
+        """Counts an answer, and its facts together: a batch has thousands.
+
+        Args:
+            missing: What came from SQL.
+            others: The keys of what other processes left.
+        """
         self._metrics.cache_answers.add(source)
-        # Counted together: a batch has thousands.
-        every = Counter([need.kind for need in needs])
-        gone = Counter([need.kind for need in missing])
-        for kind, count in every.items():
-            if gone[kind]:
-                self._metrics.cache_facts.add(kind, "sql", amount=gone[kind])
-            if count > gone[kind]:
-                self._metrics.cache_facts.add(kind, "l1", amount=count - gone[kind])
+        count = Counter([(need.kind, "l1") for need in needs])
+        for need in missing:
+            count[need.kind, "l1"] -= 1
+            count[need.kind, "sql"] += 1
+        if others:
+            for need in needs:
+                if need.key in others:
+                    count[need.kind, "l1"] -= 1
+                    count[need.kind, "l2"] += 1
+        for (kind, where), amount in count.items():
+            if amount:
+                self._metrics.cache_facts.add(kind, where, amount=amount)
 
 
 def _facts(

@@ -157,11 +157,13 @@ class RedisControl:
             for look, wanted in zip(looks, keys, strict=True)
         ]
         try:
-            answers = self.connections.commands("read", *commands)
-        except NoScript:
-            self.connections.load(READ)
-            return None
-        except Refused:
+            try:
+                answers = self.connections.commands("read", *commands)
+            except NoScript:
+                # A new Redis knows no script. Reading twice does no harm.
+                self.connections.load(READ)
+                answers = self.connections.commands("read", *commands)
+        except (NoScript, Refused):
             return None
         replies = []
         entries: list[list[bytes | None]] = []

@@ -224,7 +224,7 @@ class Views:
         """Validates anew, and finds entries that other processes left.
 
         Args:
-            keys: Facts that are missing here, by organization; ``shared_name`` knows each.
+            keys: Facts that are missing here, by organization; of subjects and resources.
 
         Returns:
             The new cut and what was found, all valid at its instant; or why there is none.
@@ -251,8 +251,6 @@ class Views:
                     continue
                 fact = shared.fact
                 if fact.uses_definitions and shared.version != cut.version:
-                    continue
-                if not part.pending.isdisjoint(fact.tags):
                     continue
                 entry = self.put(part, key, fact, cut.version)
                 if entry is not None:
