@@ -31,6 +31,9 @@ class Size(NamedTuple):
 SHORT = Size(8, 16, 1_000, 60, 20, 1, 500)
 LONG = Size(60, 1_740, 200_000, 10_000, 2_000, 50, 5_000)
 
+# Naive halves that may be needed to see every kind of lie.
+NAIVE_RUNS_MAX = 4
+
 # Of the answers of a run without faults, this share comes from the cache.
 CACHED_MIN = 0.5
 

@@ -294,7 +294,10 @@ def stack(
                 service.start()
             with ThreadPoolExecutor(processes) as together:
                 list(together.map(Service.wait, services))
-            if not naive and within(20, lambda: all(map(Service.is_cache_on, services))) is None:
+            if (
+                not naive
+                and within(_START_SECONDS, lambda: all(map(Service.is_cache_on, services))) is None
+            ):
                 raise RuntimeError("the cache was not enabled")
             yield Stack(
                 under, services, url, environment["AUTHZ_FIRST_CREDENTIAL"], naive, lease_seconds

@@ -7,7 +7,7 @@ import pytest
 from tests.consistency.conftest import Told
 from tests.consistency.load import Load
 from tests.consistency.run import Verdict, half, revisions
-from tests.consistency.sizes import CACHED_MIN, LONG, SEED, SHORT, Size
+from tests.consistency.sizes import CACHED_MIN, LONG, NAIVE_RUNS_MAX, SEED, SHORT, Size
 from tests.consistency.stack import Servers, servers, stack
 
 # Nothing fails on purpose here, so a slow neighbour must not be taken for a lost Redis.
@@ -33,8 +33,12 @@ def run(under: Servers, name: str, *, naive: bool, seconds: float) -> Verdict:
 
 def compare(under: Servers, size: Size, told: Told) -> None:
     """Runs both halves: the naive one must be caught, the protocol must not lie."""
-    naive = run(under, "naive", naive=True, seconds=size.naive_seconds)
-    told("histories, naive", naive)
+    for attempt in range(NAIVE_RUNS_MAX):
+        # A slow machine races less: it is given more time to be caught in.
+        naive = run(under, f"naive_{attempt}", naive=True, seconds=size.naive_seconds)
+        told("histories, naive", naive)
+        if naive.stale and naive.impossible:
+            break
     assert naive.reads >= size.naive_reads
     # A run that does not catch the cache that lies proves nothing.
     assert naive.stale > 0

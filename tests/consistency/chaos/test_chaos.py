@@ -70,8 +70,15 @@ def scene(under: Servers, naive: Played) -> Iterator[Scene]:
     yield from scenes(under, "chaos", naive=False)
 
 
-def judge(scene: Scene, naive: Played, fault: Fault, seconds: float, told: Told) -> None:
-    """Plays a fault and asserts all that its row promises."""
+def judge(
+    scene: Scene, naive: Played, fault: Fault, seconds: float, told: Told, *, is_timed: bool
+) -> None:
+    """Plays a fault and asserts all that its row promises.
+
+    Args:
+        is_timed: How long things took too. By day it is only told: whether a test passes must not
+            depend on how busy the machine is.
+    """
     played = play(scene, fault, seconds)
     verdict = played.verdict
     told(f"{fault.number} {fault.name}", verdict, **played.line, naive_stale=naive.verdict.stale)
@@ -84,6 +91,8 @@ def judge(scene: Scene, naive: Played, fault: Fault, seconds: float, told: Told)
     assert verdict.cached > 0
     if not fault.stops_database and not fault.ends_processes:
         assert played.reads_failed == 0, verdict.failures
+    if not is_timed:
+        return
     for name, limit in LIMITS.items():
         assert scene.measured.get(name, 0.0) <= limit, scene.measured
     if fault.number in ("F4", "F5", "F6", "F10"):
@@ -97,11 +106,11 @@ def test_the_naive_cache_is_caught(naive: Played, told: Told) -> None:
 
 @pytest.mark.parametrize("fault", QUICK, ids=lambda fault: fault.name)
 def test_fault(scene: Scene, naive: Played, fault: Fault, told: Told) -> None:
-    judge(scene, naive, fault, FAULT_SECONDS, told)
+    judge(scene, naive, fault, FAULT_SECONDS, told, is_timed=False)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("fault", ALL, ids=lambda fault: fault.name)
 def test_long_fault(scene: Scene, naive: Played, fault: Fault, told: Told) -> None:
-    judge(scene, naive, fault, LONG_FAULT_SECONDS, told)
+    judge(scene, naive, fault, LONG_FAULT_SECONDS, told, is_timed=True)
