@@ -218,7 +218,8 @@ class Metrics(Collector):
         # consistency.md section 8
         self.cache_answers = Counter(
             "authz_cache_answers_total",
-            "Decisions by source: last_cut, view, l2, mixed, sql, bypass",
+            "Calls of decisions by where their facts came from: last_cut, view, l2, mixed, sql,"
+            " bypass; a batch is one call",
             ("from",),
         )
         self.cache_facts = Counter(

@@ -117,10 +117,6 @@ class Lease:
     end: float
 
 
-class _Settling(Exception):
-    """A fence is being waited for."""
-
-
 class Generation:
     """The lease of this process, and its part in changing the generation.
 
@@ -225,7 +221,9 @@ class Generation:
                     text("DELETE FROM node_lease WHERE node = :node"), {"node": self._node}
                 )
             )
-        for control in self._controls.values():
+        with self._lock:
+            controls = list(self._controls.values())
+        for control in controls:
             control.connections.close()
 
     def current(self) -> Control | None:
