@@ -19,7 +19,7 @@ FAST_SECONDS := 60
 run: setup ## serve from an embedded SQLite file under var/, with example data and sample calls
 	$(BIN)/authz demo
 
-run-stack: setup ## the production shape: PostgreSQL from a wheel, two workers, the same calls
+run-stack: setup ## the production shape: PostgreSQL and Valkey from wheels, two workers; also a revoke
 	$(BIN)/authz demo --stack
 
 ##@ Test

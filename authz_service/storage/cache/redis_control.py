@@ -195,11 +195,13 @@ class RedisControl:
             while len(waiting) < _SHARED_TOGETHER:
                 waiting.append(self._sharing.get_nowait())
         # Late, doubled or lost: the entry is judged by whoever reads it.
-        with contextlib.suppress(Refused):
+        try:
             self.connections.commands(
                 "fill",
                 *((b"SET", key, entry, b"PX", lasting) for key, entry, lasting in waiting),
             )
+        except Refused:
+            self._metrics.cache_fills.add("failed", amount=len(waiting))
 
     def look(self, look: Look) -> tuple[bytes | str | int, ...]:
         """Returns the command that reads a control set: highest scores first, marks before all."""
