@@ -30,8 +30,6 @@ _READY_SECONDS = 60.0
 # A fast shutdown writes a checkpoint; what takes longer than this is stuck.
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.05
-# What a server says that starts before the processes of a killed one have ended.
-_HELD = "is still in use"
 # sockaddr_un holds 108 bytes on Linux and 104 on macOS, terminator included.
 _SOCKET_PATH_BYTES_MAX = 103
 
@@ -67,6 +65,7 @@ class Server(KeptServer):
     def __init__(self, order: Order, *, data_directory: Path, socket_directory: Path) -> None:
         self.data_directory = data_directory
         self._socket_directory = socket_directory
+        self._was_killed = False
         super().__init__("PostgreSQL", order)
 
     @property
@@ -82,7 +81,9 @@ class Server(KeptServer):
     def start(self) -> None:
         """Starts the server, unless it runs; the URL is that of before.
 
-        After a kill this waits for the other processes: they hold the memory until they notice.
+        After a kill this waits for the other processes: they hold the memory until they notice,
+        and so long a new server refuses to start. Which refusal it is cannot be told from the end
+        of the log, for they write there too.
 
         Raises:
             StackError: It does not start, with the end of its log.
@@ -91,11 +92,18 @@ class Server(KeptServer):
         while True:
             try:
                 super().start()
-                return
-            except StackError as error:
-                if _HELD not in str(error) or boot_seconds() >= deadline:
+            except StackError:
+                if not self._was_killed or boot_seconds() >= deadline:
                     raise
+            else:
+                self._was_killed = False
+                return
             threading.Event().wait(_POLL_SECONDS)
+
+    def kill(self) -> None:
+        """Kills the server, as a power cut would."""
+        self._was_killed = True
+        super().kill()
 
     def stop(self) -> None:
         """Ends the server: connections are cut, committed work is kept (PostgreSQL's "fast")."""
