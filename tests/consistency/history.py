@@ -5,9 +5,10 @@ readers ask about. All times are seconds of one clock, that of the process that 
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Value = Hashable
 NEVER = math.inf
@@ -42,6 +43,23 @@ class Read(NamedTuple):
     reader: str = ""
 
 
+class Relaxed(NamedTuple):
+    """An answer that was allowed to be older than its question.
+
+    Attributes:
+        started, ended, value, reader: As of a ``Read``.
+        version: The least version that it must show: the one whose token came with the question.
+        since: What a write had ended before this instant it must not show.
+    """
+
+    started: float
+    ended: float
+    value: Value
+    reader: str
+    version: int
+    since: float
+
+
 @dataclass(slots=True)
 class Register:
     """The history of a register.
@@ -50,6 +68,8 @@ class Register:
         kind: Which kind of change it is about.
         initial: Its value before the first write.
         writes: In their order; each was sent after the one before was acknowledged.
+        singles: Reads of a single element of the value, by its place.
+        relaxed: Reads that are never judged as of now.
     """
 
     name: str
@@ -57,10 +77,29 @@ class Register:
     initial: Value
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    singles: dict[int, list[Read]] = field(default_factory=lambda: defaultdict(list))
+    relaxed: list[Relaxed] = field(default_factory=list)
 
     def values(self) -> list[Value]:
         """Returns the value at each version; version 0 is the initial one."""
         return [self.initial, *(write.value for write in self.writes)]
+
+    def parts(self) -> "list[Register]":
+        """Returns a register for each element of the value that was read alone."""
+
+        def part(value: Any, place: int) -> Value:
+            return (value[place],)
+
+        return [
+            Register(
+                f"{self.name} [{place}]",
+                self.kind,
+                part(self.initial, place),
+                [write._replace(value=part(write.value, place)) for write in self.writes],
+                reads,
+            )
+            for place, reads in sorted(self.singles.items())
+        ]
 
 
 class Finding(NamedTuple):
@@ -77,5 +116,5 @@ class Finding(NamedTuple):
     judge: str
     kind: str
     register: str
-    read: Read
+    read: Read | Relaxed
     age: float = 0.0

@@ -99,6 +99,26 @@ def instant_judge(register: Register) -> list[Finding]:
     ]
 
 
+def bound_judge(register: Register) -> list[Finding]:
+    """Reports relaxed reads that show less than they must.
+
+    It is the floor monitor's rule, with a floor of the question's own: the version whose token came
+    with it, and what was so at the oldest instant that it allowed. That others have read a newer
+    version proves nothing here.
+    """
+    values = register.values()
+    acknowledged = [write.acknowledged for write in register.writes]
+    invoked = [write.invoked for write in register.writes]
+    findings = []
+    for read in register.relaxed:
+        floor = max(read.version, bisect.bisect_left(acknowledged, read.since))
+        newest = bisect.bisect_left(invoked, read.ended)
+        if read.value not in values[floor : newest + 1]:
+            kind = "stale" if read.value in values else "mixed"
+            findings.append(Finding("bound", kind, register.name, read))
+    return findings
+
+
 # --- (d) linearizability -------------------------------------------------------------------------
 
 
@@ -189,6 +209,40 @@ class Event(NamedTuple):
     sequence: int
     request_id: str
     is_primary: bool
+
+
+class Link(NamedTuple):
+    """The place of an event in the chain of its realm."""
+
+    realm: str
+    sequence: int
+    previous_hash: bytes
+    hash: bytes
+
+
+def chain_judge(links: Sequence[Link], heads: Mapping[str, bytes]) -> list[str]:
+    """Reports chains of events with a broken link (fault F36).
+
+    Args:
+        links: All events in SQL, by realm and sequence.
+        heads: Realm to the hash that its own row names as the last one.
+
+    Returns:
+        Events that do not follow the one before, hashes that occur twice, and realms whose head is
+        not their last event.
+    """
+    faults = []
+    last: dict[str, bytes] = {}
+    for link in links:
+        if link.previous_hash != last.get(link.realm, b""):
+            faults.append(f"event {link.realm} {link.sequence} does not follow the one before")
+        last[link.realm] = link.hash
+    for realm, hashed in heads.items():
+        if last.get(realm, b"") != hashed:
+            faults.append(f"the head of {realm} is not its last event")
+    if len({link.hash for link in links}) != len(links):
+        faults.append("two events have one hash")
+    return faults
 
 
 def audit(

@@ -16,20 +16,35 @@ from google.rpc.status_pb2 import Status
 from authz_service.base.clock import boot_seconds
 from authz_service.client.retry import refusal_of
 from authz_service.pb.authz.v1 import authorization_pb2 as pb
-from authz_service.pb.authz.v1 import watch_pb2
+from authz_service.pb.authz.v1 import core_pb2, watch_pb2
 from authz_service.rpc.call import Reply
 from tests.callers import PACKAGE, Caller, method
-from tests.consistency.history import Read, Register, Value, Write
+from tests.consistency.history import Read, Register, Relaxed, Value, Write
 from tests.consistency.judges import Event
 from tests.consistency.stack import Stack, pause
-from tests.consistency.stories import Change, Item, Story, Watched, World
+from tests.consistency.stories import Change, Item, Story, Token, Watched, World
 
 READ_SECONDS = 5.0
 WRITE_SECONDS = 8.0
+# A call ends by its deadline, give or take what the machine is busy with.
+LATE_SECONDS = 2.0
 # A write is repeated until it is acknowledged, through every fault; this long without is a failure.
 GIVE_UP_SECONDS = 60.0
 # Registers of one batch: more answers a call, so that the judges get more to judge.
-REGISTERS_MAX = 4
+REGISTERS_MAX = 16
+# Of all reads: one question, many questions, and lists. Writes come on top, up to this share.
+CHECKS, BATCHES, LISTS, WRITES = 0.80, 0.10, 0.05, 0.05
+# Of questions: with the token of a write that another process acknowledged; and with a bound.
+TOKENS, BOUNDS = 0.10, 0.05
+BOUND_SECONDS = (0.05, 0.5, 5.0)
+# A state that satisfies a token is used up to this age (section 7 of the specification).
+TOKEN_SECONDS = 10.0
+# Permissions that one list can be asked about.
+LISTED_SLUGS_MAX = 10
+# Rows of one page: all there are.
+LISTED_MAX = 1_000
+# Writes that need not wait until there were reads enough.
+WRITES_AHEAD = 4
 
 _REPEATED = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
 _CHANNEL = [
@@ -46,16 +61,38 @@ class Failure(NamedTuple):
 
     Attributes:
         at: When it ended.
+        seconds: How long it took.
         process: Which process was asked.
         is_write: Or a read.
     """
 
     at: float
+    seconds: float
     process: int
     is_write: bool
     code: str
     reason: str
     text: str = ""
+
+    @property
+    def is_late(self) -> bool:
+        """Returns whether it ended long after its deadline."""
+        return self.seconds > (WRITE_SECONDS if self.is_write else READ_SECONDS) + LATE_SECONDS
+
+
+class Answered(NamedTuple):
+    """A read that was answered.
+
+    Attributes:
+        ended: When the answer arrived.
+        seconds: How long it took.
+        kind: ``check``, ``batch`` or ``list``.
+    """
+
+    ended: float
+    seconds: float
+    process: int
+    kind: str
 
 
 class Acknowledged(NamedTuple):
@@ -63,12 +100,18 @@ class Acknowledged(NamedTuple):
 
     Attributes:
         attempts: Request ids of its attempts.
+        process: That acknowledged it.
+        organizations: What it changed the registers of.
+        is_revoke: Whether it took anything away.
     """
 
     kind: str
     attempts: Sequence[str]
     invoked: float
     acknowledged: float
+    process: int
+    organizations: frozenset[str] = frozenset()
+    is_revoke: bool = False
 
 
 class Broken(Exception):
@@ -81,13 +124,13 @@ class Record:
 
     Attributes:
         registers: With their writes and reads.
-        latencies: When each read ended, and how long it took.
+        answered: All reads that were answered, in the order of their ends.
     """
 
     registers: list[Register] = field(default_factory=list)
     writes: list[Acknowledged] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    latencies: list[tuple[float, float]] = field(default_factory=list)
+    answered: list[Answered] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
 
@@ -98,6 +141,10 @@ class Load:
         stack: Its processes are all asked.
         seed: Of everything random here.
         stories: What of the world is written; by default all there is.
+
+    Attributes:
+        organizations: Their ids.
+        storm: While not empty, only these kinds are written, and as fast as can be.
     """
 
     def __init__(
@@ -118,7 +165,9 @@ class Load:
         # Of every load on this stack, for the audit.
         self.acknowledged: list[Acknowledged] = []
         self.watcher = Watcher(self._channels, stack.bearer)
+        self.storm: frozenset[str] = frozenset()
         made = World(Caller(self._send, None))
+        self.organizations = [place.id for place in made.places]
         self.stories = stories(made)
         for story in self.stories:
             if not story.watched:
@@ -157,13 +206,14 @@ class Load:
                 ("idempotency-key", key),
                 ("x-request-id", attempts[-1]),
             )
+            sent = boot_seconds()
             try:
                 response: bytes = self._channels[process].unary_unary(path)(
                     payload, metadata=metadata, timeout=WRITE_SECONDS
                 )
             except grpc.RpcError as error:
                 code, reason = refusal_of(error)
-                self.record.failures.append(_failure(error, process, is_write=True))
+                self.record.failures.append(_failure(error, process, sent, is_write=True))
                 text = f"{path} {attempts}: {code.name} {reason} {error.details()}"
                 if code.name not in _REPEATED:
                     self.record.broken.append(text)
@@ -173,7 +223,7 @@ class Load:
                     raise Broken(text) from None
                 pause(0.02)
                 continue
-            done = Acknowledged(kind, tuple(attempts), invoked, boot_seconds())
+            done = Acknowledged(kind, tuple(attempts), invoked, boot_seconds(), process)
             self.acknowledged.append(done)
             return done, response
 
@@ -238,7 +288,8 @@ class Load:
             self.record.broken.append("a reader or writer does not end")
         self._read_all()
         for story in self.stories:
-            self.record.registers += [*story.past, *(each.register for each in story.watched)]
+            ended = [*story.past, *(each.register for each in story.watched)]
+            self.record.registers += [part for each in ended for part in (each, *each.parts())]
             story.past = []
         return self.record
 
@@ -249,6 +300,7 @@ class Load:
             for watched in story.watched:
                 old = watched.register
                 watched.register = Register(old.name, old.kind, old.values()[-1])
+                watched.tokens.clear()
 
     def _write(self, number: int, stories: Sequence[Story], pause_seconds: float) -> None:
         chance = random.Random(f"{self._seed} writer {number}")
@@ -256,9 +308,17 @@ class Load:
         process = number % len(self._channels)
         try:
             while stories and not self._stopping.is_set():
+                storm = self.storm
+                if storm:
+                    raging = [story for story in stories if story.kind in storm]
+                    if raging:
+                        self._take(chance.choice(raging), process)
+                    else:
+                        self._stopping.wait(pause_seconds)
+                    continue
                 self._stopping.wait(chance.uniform(0, pause_seconds))
                 story = chance.choice(stories)
-                if boot_seconds() < due[story.kind]:
+                if boot_seconds() < due[story.kind] or not self._may_write():
                     continue
                 due[story.kind] = boot_seconds() + story.seconds_min
                 self._take(story, process)
@@ -267,47 +327,107 @@ class Load:
         except Exception as error:
             self.record.broken.append(f"writer: {error!r}")
 
+    def _may_write(self) -> bool:
+        """Returns whether writes are not more than their share of the calls."""
+        reads = len(self.record.answered)
+        return len(self.record.writes) <= WRITES_AHEAD + reads * WRITES / (1 - WRITES)
+
     def _take(self, story: Story, process: int) -> None:
         """Makes the next write of a story."""
         step = next(story.steps)
         path, payload = _encoded(step.change)
-        done, _ = self._acknowledge(story.kind, path, payload, prefer=process)
-        self.record.writes.append(done)
+        done, response = self._acknowledge(story.kind, path, payload, prefer=process)
+        token = _token(step.change, response)
+        is_revoke = False
         for watched, value in zip(story.watched, step.values, strict=True):
-            watched.register.writes.append(Write(done.invoked, done.acknowledged, value))
+            writes = watched.register.writes
+            before: Any = watched.register.values()[-1]
+            is_revoke |= any(
+                had and not has
+                for had, has in zip(before, value, strict=True)  # type: ignore[call-overload]
+            )
+            writes.append(Write(done.invoked, done.acknowledged, value))
+            watched.tokens.append(Token(done.process, token, len(writes)))
+        organizations = frozenset(watched.organization for watched in story.watched)
+        self.record.writes.append(done._replace(organizations=organizations, is_revoke=is_revoke))
 
     def _read(self, process: int, number: int) -> None:
         chance = random.Random(f"{self._seed} reader {process} {number}")
         reader = f"{process}.{number}"
         asking = Asking(self._channels[process], self._stack.bearer)
+        kinds, shares = ("check", "batch", "list"), (CHECKS, BATCHES, LISTS)
         while not self._stopping.is_set():
+            (kind,) = chance.choices(kinds, shares)
             watched = [each for story in self.stories for each in story.watched]
-            chosen = [chance.choice(watched)]
-            if not chosen[0].bearer:
+            first = chance.choice(watched)
+            chosen = [first]
+            if kind != "check" and not first.bearer:
                 alike = [
                     each
                     for each in watched
-                    if each.organization == chosen[0].organization and not each.bearer
+                    if each.organization == first.organization and not each.bearer
                 ]
-                chosen += chance.sample(alike, min(len(alike), chance.randrange(REGISTERS_MAX)))
+                if kind == "batch":
+                    chosen += chance.sample(alike, min(len(alike), chance.randrange(REGISTERS_MAX)))
+                else:
+                    chosen = _listable(first, alike)
+            # What a revoked credential is told is no list.
+            kind = "check" if first.bearer else kind
+            sent = boot_seconds()
             try:
-                self._ask(asking, list({id(each): each for each in chosen}.values()), reader)
+                self._ask(
+                    asking,
+                    kind,
+                    list({id(each): each for each in chosen}.values()),
+                    reader,
+                    _freshness(first, kind, process, chance),
+                    chance.randrange(len(first.items)),
+                )
             except grpc.RpcError as error:
-                self.record.failures.append(_failure(error, process, is_write=False))
+                self.record.failures.append(_failure(error, process, sent, is_write=False))
                 self._stopping.wait(0.02)
             except Exception as error:
                 self.record.broken.append(f"reader: {error!r}")
                 return
 
-    def _ask(self, asking: "Asking", chosen: list[Watched], reader: str) -> None:
+    def _ask(
+        self,
+        asking: "Asking",
+        kind: str,
+        chosen: list[Watched],
+        reader: str,
+        fresh: "Fresh",
+        place: int = 0,
+    ) -> None:
+        """Asks one question and records what was answered.
+
+        Args:
+            chosen: A check asks about the first one alone.
+            fresh: How fresh the answer must be.
+            place: Of the item of the first one that a check asks about.
+        """
         # Taken before the call: a story may publish new ones meanwhile.
         registers = [each.register for each in chosen]
+        process = int(reader.partition(".")[0])
         started = boot_seconds()
-        values = asking.values(chosen)
+        if kind == "list":
+            values = asking.listed(chosen)
+        else:
+            is_single = kind == "check"
+            values = asking.values(chosen, place if is_single else None, fresh.consistency)
         ended = boot_seconds()
-        self.record.latencies.append((ended, ended - started))
+        self.record.answered.append(Answered(ended, ended - started, process, kind))
         for register, value in zip(registers, values, strict=True):
-            register.reads.append(Read(started, ended, value, reader))
+            if fresh.consistency is not None:
+                # The token is of the first one; a bound is of all.
+                version = fresh.version if register is registers[0] else 0
+                register.relaxed.append(
+                    Relaxed(started, ended, value, reader, version, started - fresh.seconds)
+                )
+            elif kind == "check" and len(chosen[0].items) > 1:
+                register.singles[place].append(Read(started, ended, value, reader))
+            else:
+                register.reads.append(Read(started, ended, value, reader))
 
     def _read_all(self) -> None:
         """Asks every process for everything once more, after the last write."""
@@ -317,10 +437,61 @@ class Load:
                 continue
             asking = Asking(channel, self._stack.bearer)
             for each in watched:
+                sent = boot_seconds()
                 try:
-                    self._ask(asking, [each], f"{process}.last")
+                    self._ask(asking, "batch", [each], f"{process}.last", STRONG)
                 except grpc.RpcError as error:
-                    self.record.failures.append(_failure(error, process, is_write=False))
+                    self.record.failures.append(_failure(error, process, sent, is_write=False))
+
+
+class Fresh(NamedTuple):
+    """How fresh an answer must be.
+
+    Attributes:
+        consistency: As it is sent; None = of now.
+        version: Of the register asked about first, the least that must be shown.
+        seconds: The greatest age of what is shown.
+    """
+
+    consistency: core_pb2.Consistency | None
+    version: int = 0
+    seconds: float = 0.0
+
+
+STRONG = Fresh(None)
+
+
+def _freshness(first: Watched, kind: str, process: int, chance: random.Random) -> Fresh:
+    """Chooses how fresh an answer must be."""
+    if kind == "list" or first.bearer or (kind == "check" and len(first.items) > 1):
+        return STRONG
+    drawn = chance.random()
+    if drawn < TOKENS:
+        foreign = [token for token in list(first.tokens) if token.process != process]
+        if foreign:
+            token = chance.choice(foreign)
+            consistency = core_pb2.Consistency(at_least_as_fresh=token.text)
+            return Fresh(consistency, token.version, TOKEN_SECONDS)
+    elif drawn < TOKENS + BOUNDS:
+        seconds = chance.choice(BOUND_SECONDS)
+        consistency = core_pb2.Consistency()
+        consistency.max_staleness.FromMilliseconds(round(1_000 * seconds))
+        return Fresh(consistency, 0, seconds)
+    return STRONG
+
+
+def _listable(first: Watched, alike: Sequence[Watched]) -> list[Watched]:
+    """Returns what one list tells of: a register, and others of the same subject."""
+    subject = first.items[0].subject
+    if any(item.subject != subject for item in first.items):
+        return [first]
+    chosen, slugs = [first], {item.permission_slug for item in first.items}
+    for each in alike:
+        more = slugs | {item.permission_slug for item in each.items}
+        if len(more) <= LISTED_SLUGS_MAX and all(item.subject == subject for item in each.items):
+            chosen.append(each)
+            slugs = more
+    return chosen
 
 
 class Asking:
@@ -339,42 +510,117 @@ class Asking:
             pb.BatchCheckRequest.SerializeToString,
             pb.BatchCheckResponse.FromString,
         )
+        self._resources: Any = channel.unary_unary(
+            f"{service}/ListResources",
+            pb.AuthorizationServiceListResourcesRequest.SerializeToString,
+            pb.AuthorizationServiceListResourcesResponse.FromString,
+        )
+        self._members: Any = channel.unary_unary(
+            f"{service}/ListMembers",
+            pb.ListMembersRequest.SerializeToString,
+            pb.ListMembersResponse.FromString,
+        )
 
-    def values(self, chosen: Sequence[Watched]) -> list[Value]:
+    def values(
+        self,
+        chosen: Sequence[Watched],
+        place: int | None = None,
+        consistency: core_pb2.Consistency | None = None,
+    ) -> list[Value]:
         """Returns the value of each register, all from one answer.
+
+        Args:
+            place: Ask about this item of the first register alone.
+            consistency: How fresh the answer must be; None = of now.
 
         Raises:
             grpc.RpcError: There is no answer.
         """
         bearer = chosen[0].bearer or self._bearer
         metadata = (("authorization", f"Bearer {bearer}"),)
-        items = [item for each in chosen for item in each.items]
         try:
-            if len(items) == 1:
-                answer = self._check(
-                    pb.CheckRequest(**_fields(items[0])), metadata=metadata, timeout=READ_SECONDS
-                )
-                return [(answer.allowed,)]
+            if place is not None:
+                check = pb.CheckRequest(consistency=consistency, **_fields(chosen[0].items[place]))
+                return [(self._check(check, metadata=metadata, timeout=READ_SECONDS).allowed,)]
             request = pb.BatchCheckRequest(
-                items=[pb.BatchCheckItem(**_fields(item)) for item in items]
+                items=[pb.BatchCheckItem(**_fields(i)) for each in chosen for i in each.items],
+                consistency=consistency,
             )
             answer = self._batch(request, metadata=metadata, timeout=READ_SECONDS)
         except grpc.RpcError as error:
-            # Of what is deleted nothing is allowed, and a revoked credential gets nothing.
             code, _ = refusal_of(error)
-            is_gone = code is grpc.StatusCode.NOT_FOUND and len(items) == 1
+            # Of what is deleted nothing is allowed, and a revoked credential gets nothing.
+            is_gone = code is grpc.StatusCode.NOT_FOUND and place is not None
             is_revoked = code is grpc.StatusCode.UNAUTHENTICATED and chosen[0].bearer
             if is_gone or is_revoked:
-                return [(False,)]
+                return [(False,) * (1 if place is not None else len(each.items)) for each in chosen]
             raise
         told = iter([_told(result) for result in answer.results])
         return [tuple(itertools.islice(told, len(each.items))) for each in chosen]
 
+    def listed(self, chosen: Sequence[Watched]) -> list[Value]:
+        """Returns the value of each register, all from one list.
 
-def _failure(error: grpc.RpcError, process: int, *, is_write: bool) -> Failure:
+        Args:
+            chosen: Of one subject; or one register, of one permission on one resource.
+
+        Raises:
+            grpc.RpcError: There is no answer.
+        """
+        items = [item for each in chosen for item in each.items]
+        options: Any = {
+            "metadata": (("authorization", f"Bearer {self._bearer}"),),
+            "timeout": READ_SECONDS,
+        }
+        first = items[0]
+        if all(item.subject == first.subject for item in items):
+            slugs = sorted({item.permission_slug for item in items})
+            request = pb.AuthorizationServiceListResourcesRequest(
+                subject=first.subject, permission_slugs=slugs, page_size=LISTED_MAX
+            )
+            try:
+                answer = self._resources(request, **options)
+            except grpc.RpcError as error:
+                if refusal_of(error)[0] is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                answer = pb.AuthorizationServiceListResourcesResponse()
+            held = {
+                (row.resource.id, slug) for row in answer.items for slug in row.permission_slugs
+            }
+
+            def is_held(item: Item) -> bool:
+                return (item.resource["resource_id"], item.permission_slug) in held
+        else:
+            request = pb.ListMembersRequest(
+                resource=first.resource,
+                permission_slug=first.permission_slug,
+                page_size=LISTED_MAX,
+            )
+            answer = self._members(request, **options)
+            members = {row.organization_membership.id for row in answer.members}
+
+            def is_held(item: Item) -> bool:
+                assert item == first._replace(subject=item.subject)
+                return item.subject["organization_membership_id"] in members
+
+        if answer.next_page_token:
+            raise AssertionError("a list has more than one page")
+        return [tuple(map(is_held, each.items)) for each in chosen]
+
+
+def _token(change: Change, response: bytes) -> str:
+    """Returns the consistency token that a write was answered with."""
+    service, name, _ = change
+    answer = message_factory.GetMessageClass(method(service, name).output_type)
+    token: str = answer.FromString(response).consistency_token
+    return token
+
+
+def _failure(error: grpc.RpcError, process: int, sent: float, *, is_write: bool) -> Failure:
     code, reason = refusal_of(error)
     text = error.details() if isinstance(error, grpc.Call) else ""
-    return Failure(boot_seconds(), process, is_write, code.name, reason, text or "")
+    now = boot_seconds()
+    return Failure(now, now - sent, process, is_write, code.name, reason, text or "")
 
 
 def _fields(item: Item) -> dict[str, Any]:

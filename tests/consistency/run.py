@@ -2,16 +2,22 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psycopg
 
+from authz_service.base.actor import SYSTEM
+from authz_service.domain import history
+from authz_service.storage.database import Database
 from tests.consistency.history import Finding, Register
 from tests.consistency.judges import (
     Event,
+    Link,
     audit,
+    bound_judge,
+    chain_judge,
     floor_monitor,
     instant_judge,
     interval_judge,
@@ -19,6 +25,7 @@ from tests.consistency.judges import (
 )
 from tests.consistency.load import Failure, Load, Record
 from tests.consistency.stack import Stack, within
+from tests.servers.postgresql import libpq_url
 
 ANSWERS, FENCES = "authz_cache_answers_total", "authz_cache_fences_total"
 CACHED = ("view", "mixed", "l2", "last_cut")
@@ -42,6 +49,9 @@ class Verdict:
     Attributes:
         calls, reads, values: Answered calls, judged reads of registers, and decisions in them.
         reads_by_kind, writes_by_kind: By kind of change.
+        mix: Answered calls by kind: check, batch, list, write.
+        revokes: Acknowledged writes that took something away.
+        relaxed: Judged reads with a token or a bound.
         windows: Small histories tried for linearizability.
         stale, backwards, mixed, impossible: Answers found wrong, by the worst judge.
         oldest: For how long the oldest stale answer had been wrong, seconds.
@@ -59,6 +69,9 @@ class Verdict:
     writes: int = 0
     reads_by_kind: dict[str, int] = field(default_factory=dict)
     writes_by_kind: dict[str, int] = field(default_factory=dict)
+    mix: dict[str, int] = field(default_factory=dict)
+    revokes: int = 0
+    relaxed: int = 0
     windows: int = 0
     stale: int = 0
     backwards: int = 0
@@ -105,16 +118,20 @@ def judged(record: Record, verdict: Verdict) -> None:
     for register in record.registers:
         reads[register.kind] += len(register.reads)
         width = len(register.initial)  # type: ignore[arg-type]
-        verdict.values += width * len(register.reads)
+        verdict.values += width * (len(register.reads) + len(register.relaxed))
+        verdict.relaxed += len(register.relaxed)
         _judge(register, verdict)
     for write in record.writes:
         writes[write.kind] += 1
-    verdict.calls += len(record.latencies)
+    verdict.calls += len(record.answered)
+    mix = Counter(read.kind for read in record.answered)
+    verdict.mix = dict(Counter(verdict.mix) + mix + Counter(write=len(record.writes)))
+    verdict.revokes += sum(write.is_revoke for write in record.writes)
     verdict.reads += sum(reads.values())
     verdict.writes += len(record.writes)
     verdict.reads_by_kind = dict(Counter(verdict.reads_by_kind) + reads)
     verdict.writes_by_kind = dict(Counter(verdict.writes_by_kind) + writes)
-    taken = sorted(seconds for _, seconds in record.latencies)
+    taken = sorted(read.seconds for read in record.answered)
     if taken:
         verdict.p50_ms = round(1_000 * taken[len(taken) // 2], 2)
         verdict.p99_ms = round(1_000 * taken[len(taken) * 99 // 100], 2)
@@ -122,16 +139,18 @@ def judged(record: Record, verdict: Verdict) -> None:
 
 def _judge(register: Register, verdict: Verdict) -> None:
     floor, interval = floor_monitor(register), interval_judge(register)
-    instant = instant_judge(register)
+    instant, bound = instant_judge(register), bound_judge(register)
     windows, order = linearizability(register)
     verdict.windows += windows
     by_kind = Counter(finding.kind for finding in floor)
     # What two judges saw is one wrong answer.
     verdict.stale += max(by_kind["stale"], len([f for f in interval if f not in instant]))
+    verdict.stale += sum(finding.kind == "stale" for finding in bound)
     verdict.backwards += by_kind["backwards"]
     verdict.mixed += max(by_kind["mixed"], len(instant))
+    verdict.mixed += sum(finding.kind == "mixed" for finding in bound)
     verdict.impossible += len(order)
-    found = [*floor, *interval, *instant, *order]
+    found = [*floor, *interval, *instant, *bound, *order]
     verdict.oldest = max([verdict.oldest, *(finding.age for finding in found)])
     room = 12 - len(verdict.findings)
     verdict.findings += [_told(finding, register) for finding in found[:room]]
@@ -161,11 +180,18 @@ def undocumented(failures: list[Failure], *, processes_end: bool) -> list[str]:
     """Returns the failures that no document allows.
 
     Args:
-        processes_end: Whether the run kills or stops processes, so that nobody may be there.
+        processes_end: Whether the run kills or stops processes, so that nobody may be there, or
+            stops what they wait for, so that only the caller's own deadline ends a call.
+
+    Also reports calls that went on after their deadline.
     """
     allowed = DOCUMENTED | (NO_PROCESS if processes_end else set())
     wrong = Counter((f.code, f.reason) for f in failures if (f.code, f.reason) not in allowed)
-    return [f"{count} x {code} {reason}" for (code, reason), count in wrong.items()]
+    late = [failure for failure in failures if failure.is_late]
+    return [
+        *(f"{count} x {code} {reason}" for (code, reason), count in wrong.items()),
+        *(f"{f.code} after {f.seconds:.1f} s, long after its deadline" for f in late),
+    ]
 
 
 Counts = dict[int, Counter[str]]
@@ -194,19 +220,41 @@ def grown(before: Counts, after: Counts) -> dict[str, float]:
     return dict(total)
 
 
+def unverified(stack: Stack, realms: Collection[str]) -> list[str]:
+    """Returns the realms whose chain of events the product itself finds broken."""
+    database = Database(stack.database_url, pool_size=1)
+    try:
+        with database.snapshot(SYSTEM) as snapshot:
+            found = {realm: history.verify(snapshot, realm) for realm in realms}
+    finally:
+        database.close()
+    return [
+        f"the chain of {realm} is broken at {verified.broken_sequence}"
+        for realm, verified in found.items()
+        if not verified.intact
+    ]
+
+
 def revisions(stack: Stack) -> dict[str, int]:
     """Returns realms and their revisions in SQL."""
-    with psycopg.connect(stack.database_url.replace("+psycopg", "")) as connection:
+    with psycopg.connect(libpq_url(stack.database_url)) as connection:
         return dict(connection.execute("SELECT id, revision FROM realms").fetchall())
 
 
 def audited(load: Load, stack: Stack, since: Mapping[str, int]) -> list[str]:
-    """Compares all acknowledged writes of a stack with SQL and with its watcher."""
-    with psycopg.connect(stack.database_url.replace("+psycopg", "")) as connection:
+    """Compares all acknowledged writes of a stack with SQL and with its watcher.
+
+    Also verifies the chains of all realms, by their links and by what the product says of them.
+    """
+    with psycopg.connect(libpq_url(stack.database_url)) as connection:
         rows = connection.execute(
-            "SELECT realm, sequence, request_id, is_primary FROM events ORDER BY realm, sequence"
-        )
-        stored = [Event(*row) for row in rows.fetchall()]
+            "SELECT realm, sequence, request_id, is_primary, previous_hash, hash FROM events"
+            " ORDER BY realm, sequence"
+        ).fetchall()
+        heads = dict(connection.execute("SELECT id, last_hash FROM realms").fetchall())
+    stored = [Event(*row[:4]) for row in rows]
+    broken = chain_judge([Link(*row[:2], *row[4:]) for row in rows], heads)
+    broken += unverified(stack, heads)
     # It may be behind, or wait for a stream; what it has not seen in the end is missing.
     last = {realm: n for realm, n in revisions(stack).items() if n > since.get(realm, 0)}
     within(
@@ -216,7 +264,7 @@ def audited(load: Load, stack: Stack, since: Mapping[str, int]) -> list[str]:
             <= {event.realm: event.sequence for event in list(load.watcher.seen)}.items()
         ),
     )
-    return audit(
+    return broken + audit(
         [write.attempts for write in load.acknowledged],
         stored,
         revisions(stack),

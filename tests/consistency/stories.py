@@ -4,6 +4,7 @@ All stories meet on the same few members, groups and resources, so that they voi
 facts; each has permissions of its own, so that no other story changes what its reads show.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from tests.consistency.history import Register, Value
 # How many permissions tell the version of a role: half of them the number, half its complement, so
 # that a mixture of two versions is a value that never was.
 DIGITS = 3
+# Tokens that are remembered of each register: the newest, and some that a later write has outdone.
+TOKENS_MAX = 4
 
 Change = tuple[str, str, dict[str, Any]]
 
@@ -26,6 +29,19 @@ class Item(NamedTuple):
     resource: dict[str, Any]
 
 
+class Token(NamedTuple):
+    """What an acknowledged write gave its caller.
+
+    Attributes:
+        process: That acknowledged it.
+        version: Of the register, after the write.
+    """
+
+    process: int
+    text: str
+    version: int
+
+
 @dataclass(slots=True)
 class Watched:
     """A register and how to ask for its value.
@@ -33,12 +49,14 @@ class Watched:
     Attributes:
         organization: In which all its items are; a batch asks about one instant of it.
         bearer: The credential that asks; empty = the admin's.
+        tokens: Of its latest writes.
     """
 
     register: Register
     organization: str
     items: Sequence[Item]
     bearer: str = ""
+    tokens: deque[Token] = field(default_factory=lambda: deque(maxlen=TOKENS_MAX))
 
 
 class Step(NamedTuple):
@@ -111,7 +129,8 @@ class World:
         self._users = 0
         for slug, parents in (
             ("folder", ["organization", "folder"]),
-            ("document", ["organization", "folder"]),
+            ("section", ["folder"]),
+            ("document", ["organization", "folder", "section"]),
         ):
             api.ResourceTypeService.CreateResourceType(
                 slug=slug,
@@ -207,6 +226,7 @@ class World:
                 self._nesting(place, fifth, one),
                 self._status(place, place.quiet, two),
                 self._move(place, sixth, three),
+                self._subtree(place, sixth),
                 self._roles_on(place, first, two),
                 self._own_role(place, second, one),
                 self._role_permissions([(place, third, two)], "organization role", seconds_min=0.2),
@@ -316,6 +336,30 @@ class World:
             ),
         )
 
+    def _subtree(self, place: Place, member: str) -> Story:
+        """Moves a section to and fro, with a document in it."""
+        permission = self._permission()
+        role = self._role("folder", [permission])
+        self._assign(role, place.folders[1], organization_membership_id=member)
+        section = self._inside(place, place.folders[0], "section")
+        item = Item(_member(member), permission, _resource(self._inside(place, section)))
+
+        def move(folder: str) -> Change:
+            return (
+                "ResourceService",
+                "MoveResource",
+                {"resource": _resource(section), "parent": _resource(folder)},
+            )
+
+        return Story(
+            "subtree",
+            [_watched("subtree", place.id, (False,), item, name=section)],
+            _cycle(
+                Step(move(place.folders[1]), [(True,)]),
+                Step(move(place.folders[0]), [(False,)]),
+            ),
+        )
+
     def _new_enemy(self, place: Place, member: str, document: str) -> Story:
         """Takes a role on a folder away, then moves the document into it: it is never reached."""
         permission = self._permission()
@@ -348,11 +392,11 @@ class World:
             ),
         )
 
-    def _inside(self, place: Place, folder: str) -> str:
+    def _inside(self, place: Place, folder: str, type_slug: str = "document") -> str:
         self._slugs += 1
         return self._api.ResourceService.CreateResource(
             organization_id=place.id,
-            resource_type_slug="document",
+            resource_type_slug=type_slug,
             external_id=f"inside-{self._slugs}",
             name="inside",
             parent=_resource(folder),

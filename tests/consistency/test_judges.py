@@ -1,10 +1,13 @@
 """The judges, on histories made by hand: each good one is let through, each bad one is named."""
 
-from tests.consistency.history import NEVER, Read, Register, Write
+from tests.consistency.history import NEVER, Read, Register, Relaxed, Write
 from tests.consistency.judges import (
     Event,
+    Link,
     Window,
     audit,
+    bound_judge,
+    chain_judge,
     floor_monitor,
     instant_judge,
     interval_judge,
@@ -124,6 +127,60 @@ def test_the_checker_refuses_what_no_order_explains() -> None:
 def test_every_write_is_in_a_window() -> None:
     count, findings = linearizability(register(Read(12, 13, True)))
     assert (count, findings) == (3, [])
+
+
+def relaxed(value: object, *, version: int = 0, seconds: float = 100) -> Register:
+    """A history with an answer that was asked for between 30 and 31."""
+    history = register()
+    history.relaxed.append(Relaxed(30, 31, value, "r", version, 30 - seconds))
+    return history
+
+
+def test_a_relaxed_read_may_be_old() -> None:
+    assert not bound_judge(relaxed(False)) + bound_judge(relaxed(True))
+    assert not everything(relaxed(True))
+
+
+def test_a_relaxed_read_is_no_older_than_its_bound() -> None:
+    assert not bound_judge(relaxed(True, seconds=9.5))
+    assert kinds(bound_judge(relaxed(True, seconds=8.5))) == ["stale"]
+
+
+def test_a_relaxed_read_shows_the_write_whose_token_it_brought() -> None:
+    assert not bound_judge(relaxed(True, version=1))
+    assert kinds(bound_judge(relaxed(True, version=2))) == ["stale"]
+
+
+def test_a_relaxed_read_shows_nothing_that_never_was_or_is_not_sent_yet() -> None:
+    assert kinds(bound_judge(relaxed("none of these"))) == ["mixed"]
+    history = register(writes=[Write(40, 41, True)])
+    history.relaxed.append(Relaxed(30, 31, True, "r", 0, 0))
+    assert kinds(bound_judge(history)) == ["stale"]
+
+
+def test_an_element_that_was_read_alone_is_a_register_of_its_own() -> None:
+    history = register(initial=(False, True), writes=[Write(10, 11, (True, True))])
+    history.singles[0].append(Read(12, 13, (False,)))
+    history.singles[1].append(Read(12, 13, (True,)))
+    first, second = history.parts()
+    assert kinds(floor_monitor(first)) == ["stale"]
+    assert not everything(second)
+
+
+LINKS = [Link("a", 1, b"", b"1"), Link("a", 2, b"1", b"2"), Link("b", 1, b"", b"3")]
+HEADS = {"a": b"2", "b": b"3", "empty": b""}
+
+
+def test_a_whole_chain_is_let_through() -> None:
+    assert not chain_judge(LINKS, HEADS)
+
+
+def test_a_broken_chain_is_named() -> None:
+    assert chain_judge([LINKS[0], *LINKS[2:]], HEADS) == ["the head of a is not its last event"]
+    changed = [LINKS[0], Link("a", 2, b"0", b"2"), LINKS[2]]
+    assert chain_judge(changed, HEADS) == ["event a 2 does not follow the one before"]
+    assert chain_judge(LINKS, HEADS | {"b": b""})
+    assert chain_judge([*LINKS, Link("c", 1, b"", b"3")], HEADS | {"c": b"3"})
 
 
 STORED = [Event("a", 1, "w1", True), Event("a", 2, "w1", False), Event("*", 1, "w2-again", True)]

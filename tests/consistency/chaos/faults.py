@@ -224,10 +224,10 @@ def cut_off(scene: Scene) -> None:
 
 def _reads_again(scene: Scene, began: float) -> None:
     """Waits for an answer of each process to a read that was sent after an instant."""
-    seen = scene.load.record.latencies
+    seen = scene.load.record.answered
 
     def is_answered() -> bool:
-        return any(ended - taken > began for ended, taken in seen[-50:])
+        return any(read.ended - read.seconds > began for read in seen[-50:])
 
     taken = within(START_SECONDS, is_answered)
     assert taken is not None

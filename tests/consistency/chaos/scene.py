@@ -184,7 +184,7 @@ def play(scene: Scene, fault: Fault, seconds: float, *, calm_seconds: float = 1.
 
 def _percentile(record: Record, span: tuple[float, float], share: float) -> float:
     taken = sorted(
-        seconds for ended, seconds in record.latencies if span[0] <= ended - seconds <= span[1]
+        read.seconds for read in record.answered if span[0] <= read.ended - read.seconds <= span[1]
     )
     return round(1_000 * taken[int(len(taken) * share)], 2) if taken else 0.0
 
