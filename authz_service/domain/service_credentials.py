@@ -23,7 +23,7 @@ from authz_service.base.pages import Cursor, Page
 from authz_service.base.secrets import Secret
 from authz_service.domain import events
 from authz_service.engine import limits, tags
-from authz_service.storage import paging, realms
+from authz_service.storage import paging, realms, statements
 from authz_service.storage.database import Database, Snapshot, Transaction
 from authz_service.storage.tables import Organization, ServiceCredential
 
@@ -93,7 +93,7 @@ def find(database: Database, credential_id: str) -> Known | None:
         table.old_secret_until,
         table.revision,
     ).where(table.id == credential_id)
-    row = next(iter(database.rows(statement, {})), None)
+    row = next(iter(database.rows(statement, {}, name=statements.CREDENTIAL)), None)
     if row is None:
         return None
     hashes: list[tuple[bytes, int | None]] = [(row.secret_hash, None)]

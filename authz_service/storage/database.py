@@ -7,9 +7,9 @@ single statement is a snapshot by itself and costs one round trip.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
-from sqlalchemy import Connection, Executable, Row, TextClause, insert, update
+from sqlalchemy import Connection, Engine, Executable, Row, TextClause, insert, update
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -20,8 +20,9 @@ from authz_service.base.actor import Actor
 from authz_service.base.clock import Clock, boot_seconds, microseconds, utc_now
 from authz_service.base.consistency import Position
 from authz_service.engine.limits import Limits
-from authz_service.storage import dialects
+from authz_service.storage import dialects, statements
 from authz_service.storage.cache.marking import Marked, Marking, NoMarking, NotMarked, Unmarked
+from authz_service.storage.statements import Statements
 from authz_service.storage.tables import Event, EventQueueEntry, Realm
 from authz_service.telemetry.metrics import Metrics
 
@@ -64,11 +65,11 @@ class Single:
 
     def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
         """Returns the rows of the statement."""
-        return self.database.rows(statement, parameters)
+        return self.database.rows(statement, parameters, name=statements.LIST)
 
     def values(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
         """Returns the rows of the statement as plain tuples."""
-        return self.database.values(statement, parameters)
+        return self.database.values(statement, parameters, name=statements.LIST)
 
 
 @dataclass(slots=True)
@@ -79,6 +80,8 @@ class Snapshot:
         now: The instant of the snapshot in microseconds since 1970, on this server's clock.
         actor: Who is asking; decides what is visible (product.md C16).
         limits: Those of the deployment.
+        measure: Counts the statements that do not go through SQLAlchemy.
+        select_name: Under which they are counted.
     """
 
     connection: Connection
@@ -86,6 +89,8 @@ class Snapshot:
     now: int
     actor: Actor
     limits: Limits
+    measure: Statements
+    select_name: ClassVar[str] = f"{statements.SNAPSHOT}_select"
 
     def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
         """Returns the rows of a statement."""
@@ -101,7 +106,14 @@ class Snapshot:
             statement: One of a fixed number; its text is kept.
         """
         connection = self.connection.connection.dbapi_connection
-        return _values(connection, self.dialect, statement, parameters)
+        begun = boot_seconds()
+        try:
+            found = _values(connection, self.dialect, statement, parameters)
+        except DBAPIError as error:
+            self.measure.failed(self.select_name, begun, error)
+            raise
+        self.measure.done(self.select_name, begun)
+        return found
 
 
 @dataclass(slots=True)
@@ -117,6 +129,8 @@ class Transaction(Snapshot):
         tags: Realm to the tags whose facts this write may change (consistency.md 3.2).
         changed: Realms whose revision was raised.
     """
+
+    select_name: ClassVar[str] = f"{statements.WRITE}_select"
 
     session: Session
     realms: dict[str, Realm] = field(default_factory=dict)
@@ -177,7 +191,7 @@ class Database:
         clock: The wall clock.
         limits: Put on each snapshot and transaction.
         marking: Tells the cache of writes.
-        metrics: Counts attempts of writes, and connections in use.
+        metrics: Counts statements, attempts of writes, and connections in use.
     """
 
     def __init__(
@@ -204,7 +218,13 @@ class Database:
         self._clock = clock
         self._limits = limits
         self._marking = marking or NoMarking()
-        self._attempts = (metrics or Metrics()).write_attempts
+        counting = metrics or Metrics()
+        self._attempts = counting.write_attempts
+        self._measure = Statements(self.dialect, counting)
+        self._measure.watch_errors(self._engine)
+        self._snapshots, self._writes, self._controls = (
+            self._measure.watched(self._engine, kind) for kind in statements.TRANSACTIONS
+        )
         if metrics is not None:
             pool = self._engine.pool
             assert isinstance(pool, QueuePool)
@@ -221,33 +241,58 @@ class Database:
         """Closes all idle connections."""
         self._engine.dispose()
 
-    def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    def rows(
+        self, statement: Executable, parameters: Mapping[str, Any], *, name: str
+    ) -> Sequence[Row[Any]]:
         """Returns the rows of a single statement, which is a snapshot by itself.
+
+        Args:
+            name: One of ``statements.SINGLES``.
 
         Raises:
             Unavailable: DATABASE_UNAVAILABLE.
         """
         try:
-            with self._engine.connect() as connection:
-                return connection.execute(statement, parameters).all()
+            with self._connected(self._engine) as connection:
+                begun = boot_seconds()
+                try:
+                    rows = connection.execute(statement, parameters).all()
+                except DBAPIError as error:
+                    self._measure.failed(name, begun, error)
+                    raise
+                self._measure.done(name, begun)
+                return rows
         except (DBAPIError, PoolTimeoutError) as error:
             self._refuse(error)
 
-    def values(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
+    def values(
+        self, statement: TextClause, parameters: Mapping[str, Any], *, name: str
+    ) -> list[Any]:
         """Returns the rows of a single constant statement as plain tuples (``Snapshot.values``).
+
+        Args:
+            name: One of ``statements.SINGLES``.
 
         Raises:
             Unavailable: DATABASE_UNAVAILABLE.
         """
+        measure = self._measure
+        begun = boot_seconds()
         try:
             pooled = self._engine.raw_connection()
         except PoolTimeoutError as error:
+            measure.waited(begun)
             self._refuse(error)
         except self.dialect.driver_error as error:
+            measure.waited(begun)
             self._refuse(_wrapped(error))
+        begun = measure.waited(begun)
         try:
-            return _values(pooled.dbapi_connection, self.dialect, statement, parameters)
+            found = _values(pooled.dbapi_connection, self.dialect, statement, parameters)
+            measure.done(name, begun)
+            return found
         except DBAPIError as error:
+            measure.failed(name, begun, error)
             if self.dialect.unavailable(error):
                 # The pool must not hand it out again.
                 pooled.invalidate(error)
@@ -267,7 +312,7 @@ class Database:
             Unavailable: DATABASE_UNAVAILABLE.
         """
         try:
-            with self._engine.connect() as connection:
+            with self._connected(self._snapshots) as connection:
                 connection.exec_driver_sql(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
                     " SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
@@ -275,7 +320,9 @@ class Database:
                     else "BEGIN"
                 )
                 try:
-                    yield Snapshot(connection, self.dialect, self.now(), actor, self._limits)
+                    yield Snapshot(
+                        connection, self.dialect, self.now(), actor, self._limits, self._measure
+                    )
                 finally:
                     self._roll_back(connection)
         except (DBAPIError, PoolTimeoutError) as error:
@@ -321,7 +368,7 @@ class Database:
         """
 
         def attempt() -> T:
-            with self._engine.connect() as connection, self._transaction(connection):
+            with self._connected(self._controls) as connection, self._transaction(connection):
                 return work(Control(connection, self.dialect, self.now()))
 
         return self._repeated(attempt, deadline)
@@ -371,9 +418,20 @@ class Database:
     def _attempt(self, work: Callable[[Transaction], T], actor: Actor, patient: bool) -> Written[T]:
         marked: Marked = Unmarked()
         try:
-            with self._engine.connect() as connection, self._transaction(connection, patient):
+            with (
+                self._connected(self._writes) as connection,
+                self._transaction(connection, patient),
+            ):
                 session = Session(bind=connection, expire_on_commit=False)
-                tx = Transaction(connection, self.dialect, self.now(), actor, self._limits, session)
+                tx = Transaction(
+                    connection,
+                    self.dialect,
+                    self.now(),
+                    actor,
+                    self._limits,
+                    self._measure,
+                    session,
+                )
                 result = work(tx)
                 session.flush()
                 self._store_events(tx)
@@ -396,6 +454,14 @@ class Database:
             self.on_commit()
         revisions = {realm.id: realm.revision for realm in tx.realms.values()}
         return Written(result, revisions, tags, positions)
+
+    def _connected(self, engine: Engine) -> Connection:
+        """Returns a connection of the pool, and counts how long that took."""
+        begun = boot_seconds()
+        try:
+            return engine.connect()
+        finally:
+            self._measure.waited(begun)
 
     @contextlib.contextmanager
     def _transaction(self, connection: Connection, patient: bool = False) -> Iterator[None]:

@@ -27,6 +27,7 @@ from authz_service.engine.facts import (
     ResourceRef,
     Subject,
 )
+from authz_service.storage import statements
 from authz_service.storage.database import Database, Snapshot
 from authz_service.storage.dialects import Dialect
 
@@ -134,7 +135,8 @@ class SqlFacts:
         """
         dialect = self._database.dialect
         statement = _listed(dialect, _REVISIONS, ("realms",))
-        return dict(self._database.values(statement, {"realms": dialect.list_value(realms)}))
+        parameters = {"realms": dialect.list_value(realms)}
+        return dict(self._database.values(statement, parameters, name=statements.REVISIONS))
 
     def _load_one(
         self, subject: Subject, slug: str, resource: ResourceRef, credential_id: str
@@ -154,7 +156,9 @@ class SqlFacts:
             parameters["resource_type"] = resource.resource_type_slug
             parameters["external_id"] = resource.external_id
         now = self._database.now()
-        (row,) = self._database.values(self._one[subject.kind, by_id], parameters)
+        (row,) = self._database.values(
+            self._one[subject.kind, by_id], parameters, name=statements.CHECK
+        )
         (
             organization_id,
             status,

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 
 from authz_service.base import errors
-from authz_service.storage import positions
+from authz_service.storage import positions, statements
 from authz_service.storage.database import Database
 
 # How often a process looks for what others have committed: bounds how late its watchers hear of it.
@@ -59,7 +59,7 @@ class Feed:
                 that the events cannot be numbered.
             DeadlineExceeded: More were waiting than could be numbered in the time.
         """
-        (state,) = self._database.rows(positions.STATE, {})
+        (state,) = self._database.rows(positions.STATE, {}, name=statements.FEED)
         position, is_behind = state.position, bool(state.waiting)
         while is_behind:
             # One of this process at a time: more would only wait in the database, each holding a

@@ -19,7 +19,7 @@ from authz_service.rpc.access_log import UNKNOWN_METHOD
 from authz_service.rpc.call import Call, Reply
 from authz_service.rpc.methods import WORKS
 from authz_service.server import Worker
-from authz_service.storage import schema
+from authz_service.storage import schema, statements
 from authz_service.telemetry.logs import Lines
 from authz_service.telemetry.metrics import NOT_COUNTED_YET, Counter, Gauge, Histogram, Metrics
 from tests.architecture.conftest import Place, Stocked, another
@@ -64,7 +64,9 @@ def label_values(worker: Worker) -> dict[str, set[str]]:
         "from": {"last_cut", "view", "l2", "mixed", "sql", "bypass"},
         "fact": {"grants", "path", "permissions", "credential"},
         "source": {"l1", "l2", "sql"},
-        "outcome": {"kept", "skipped", "failed", "committed", "again", "refused", "unknown"},
+        "outcome": {"kept", "skipped", "failed", "committed", "again", "refused", "unknown"}
+        | statements.OUTCOMES,
+        "statement": set(statements.NAMES),
         "compat": {str(schema.COMPAT)},
     }
 

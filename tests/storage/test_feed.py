@@ -309,8 +309,8 @@ def test_a_slow_look_does_not_take_back_what_a_quicker_one_found(
     position = len(_placed(database))
     rows = database.rows
 
-    def slow(*args: Any) -> Any:
-        found = rows(*args)
+    def slow(*args: Any, **more: Any) -> Any:
+        found = rows(*args, **more)
         database.rows = rows  # type: ignore[method-assign]
         histories.write(database, organization_id)
         feed.catch_up()
@@ -328,8 +328,8 @@ def test_only_one_of_a_process_waits_in_the_database_to_number(database_url: str
     other = Database(database_url)
     looked, rows = threading.Semaphore(0), crowded.rows
 
-    def counted(*args: Any) -> Any:
-        found = rows(*args)
+    def counted(*args: Any, **more: Any) -> Any:
+        found = rows(*args, **more)
         looked.release()
         return found
 

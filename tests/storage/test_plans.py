@@ -163,6 +163,6 @@ def test_questions_read_no_more_rows_in_a_larger_database(seeded_databases: Data
 
 def cost(worker: Worker, statement: TextClause, parameters: Mapping[str, Any]) -> int:
     explained = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}")
-    ((found,),) = worker.database.values(explained, parameters)
+    ((found,),) = worker.database.values(explained, parameters, name="list")
     (each,) = found
     return rows_read(each["Plan"])

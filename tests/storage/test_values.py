@@ -18,7 +18,7 @@ Ask = Callable[[Database, Any, dict[str, Any]], Any]
 
 def single(database: Database, statement: Any, parameters: dict[str, Any]) -> Any:
     """Asks outside of a snapshot."""
-    return database.values(statement, parameters)
+    return database.values(statement, parameters, name="list")
 
 
 def within(database: Database, statement: Any, parameters: dict[str, Any]) -> Any:
@@ -83,7 +83,7 @@ def test_a_full_pool_is_overloaded(server: Server) -> None:
     database = Database(server.url_of("postgres"), pool_size=1, wait_seconds=0.01)
     try:
         with database.snapshot(SYSTEM), pytest.raises(errors.ResourceExhausted) as refused:
-            database.values(ONE, {"more": 1})
+            database.values(ONE, {"more": 1}, name="list")
         assert refused.value.reason == "OVERLOADED"
     finally:
         database.close()
