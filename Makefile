@@ -91,7 +91,7 @@ setup: .venv/installed ## make .venv from requirements.lock; done again only if 
 lock: ## write requirements.lock anew, with the newest versions that pyproject.toml allows
 	@rm -rf var/lock && $(PYTHON) -m venv var/lock
 	@var/lock/bin/python -m pip install --quiet --upgrade pip setuptools
-	@var/lock/bin/python -m pip install --quiet --group test --group tools --editable '.[stack]'
+	@var/lock/bin/python -m pip install --quiet --group test --group tools --editable '.[stack,fast]'
 	@{ sed '/^[^#]/,$$d' requirements.lock; var/lock/bin/python -m pip freeze --all \
 		--exclude-editable --exclude pip; } > var/requirements.lock
 	@mv var/requirements.lock requirements.lock && rm -rf var/lock

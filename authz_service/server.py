@@ -56,7 +56,9 @@ from authz_service.pb.authz.v1 import (
 from authz_service.rpc.access_log import AccessLog
 from authz_service.rpc.admission import Admission
 from authz_service.rpc.auth import Authenticator, Client, Credential
+from authz_service.rpc.fronts import h2
 from authz_service.rpc.fronts.grpcio import Front, Settings
+from authz_service.rpc.fronts.h2.listener import new_loop
 from authz_service.rpc.fronts.listeners import Listener, Tls, Unlistenable
 from authz_service.rpc.hall import Hall
 from authz_service.rpc.rate import Rate
@@ -169,11 +171,15 @@ class Worker:
         else:
             listen = config.server.metrics_listen
             exits.callback(Page(listen.host, listen.port, self.metrics.render).close)
+        self._loop = None
+        if config.server.decisions_listen is not None:
+            self._loop = new_loop()
+            exits.callback(self._loop.close)
         marking, current, self._fence = self._cache(config, exits)
         self.database = self._database(config, clock, marking, metrics=self.metrics)
         exits.callback(self.database.close)
         self._current = current
-        self._facts = self._fact_source(config, current)
+        self._facts = self._fact_source(config, current, exits)
         self._feed = Feed(self.database)
         self.credential_uses = CredentialUses(self.database)
         exits.callback(self._repeated(self.credential_uses.write))
@@ -194,6 +200,25 @@ class Worker:
                 reflection=config.server.reflection,
             ),
         )
+        self._decisions = self._decision_front(config, exits)
+
+    def _decision_front(self, config: Config, exits: contextlib.ExitStack) -> h2.Front | None:
+        address = config.server.decisions_listen
+        if address is None:
+            return None
+        front = h2.Front(
+            self.hall,
+            [Listener(str(address), _tls(config), config.security.insecure)],
+            settings=h2.Settings(
+                threads=config.server.threads,
+                queue=config.server.queue_max,
+                reuse_port=config.server.workers > 1,
+            ),
+            loop=self._loop,
+            ended=self.metrics.connections_ended.add,
+        )
+        exits.callback(front.stop, 0)
+        return front
 
     @staticmethod
     def _database(
@@ -250,7 +275,10 @@ class Worker:
         return generation, generation.current, generation.leave
 
     def _fact_source(
-        self, config: Config, current: Callable[[], Control | None] | None
+        self,
+        config: Config,
+        current: Callable[[], Control | None] | None,
+        exits: contextlib.ExitStack,
     ) -> FactSource:
         if current is None:
             return SqlFacts(self.database)
@@ -263,7 +291,7 @@ class Worker:
         views = Views(config.cache.l1_bytes, sharing, self.metrics)
         self.metrics.cache_entries.read_from(lambda: {(): float(views.entries)})
         self.metrics.cache_bytes.read_from(lambda: {(): float(views.bytes_held)})
-        return CachedFacts(
+        facts = CachedFacts(
             self.database,
             current,
             views,
@@ -271,7 +299,10 @@ class Worker:
             snapshots_max=max(2, config.server.threads // 2),
             verify_ratio=config.cache.verify_ratio,
             alarm=self._inconsistent,
+            poller=self._loop,
         )
+        exits.callback(facts.close)
+        return facts
 
     def _inconsistent(self, kind: str) -> None:
         self.log.error("cache_inconsistent", fact=kind)
@@ -296,7 +327,8 @@ class Worker:
                 now=clock,
             ),
             admission=Admission(
-                threads=config.server.threads,
+                # Each front has threads of its own.
+                threads=config.server.threads * (2 if config.server.decisions_listen else 1),
                 watch_streams=config.server.watch_streams_max,
                 queue_seconds_max=config.server.queue_seconds_max,
                 metrics=self.metrics,
@@ -379,8 +411,13 @@ class Worker:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens, with the ports that were chosen for port 0."""
+        """Where the whole API is, with the ports that were chosen for port 0."""
         return self._front.addresses
+
+    @property
+    def decision_addresses(self) -> list[str]:
+        """Where decisions alone are answered."""
+        return self._decisions.addresses if self._decisions is not None else []
 
     def start(self) -> None:
         """Starts to serve, and says so to health checks once the database answers."""
@@ -389,6 +426,11 @@ class Worker:
         background = self._exits.enter_context(contextlib.ExitStack())
         self._front.start()
         self._exits.callback(self._front.stop, self._config.server.drain_seconds)
+        if self._decisions is not None:
+            self._decisions.start()
+            self._exits.callback(self._decisions.stop, self._config.server.drain_seconds)
+            # Runs first: both drain at the same time.
+            self._exits.callback(self._front.drain, self._config.server.drain_seconds)
         self._probe()
         for step, seconds, name in (
             (self._probe, _PROBE_SECONDS, "health-probe"),
@@ -457,9 +499,14 @@ class Worker:
                 snapshot.connection.exec_driver_sql("SELECT 1")
         except Refusal as refusal:
             self.log.warning("database_unavailable", reason=refusal.reason)
-            self._front.set_serving(False)
+            self._set_serving(False)
         else:
-            self._front.set_serving(True)
+            self._set_serving(True)
+
+    def _set_serving(self, serving: bool) -> None:
+        self._front.set_serving(serving)
+        if self._decisions is not None:
+            self._decisions.set_serving(serving)
 
     def _find_credential(self, credential_id: str) -> Credential | None:
         known = service_credentials.find(self.database, credential_id)

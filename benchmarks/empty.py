@@ -124,7 +124,8 @@ class _Server:
         self._control, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other,), daemon=True)
         self._process.start()
-        self._channel = grpc.insecure_channel(self._control.recv())
+        self.address = self._control.recv()
+        self._channel = grpc.insecure_channel(self.address)
 
     def microseconds_per_call(self, path: str, calls: int, in_flight: int) -> float:
         """Makes calls, all of which must succeed; returns the server's CPU time for each."""

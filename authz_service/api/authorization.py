@@ -1,18 +1,22 @@
 """AuthorizationService: Check, BatchCheck and CheckMatrix; the reverse questions are Discovery."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
+
+from google.protobuf.message import Message
 
 from authz_service.api import render
-from authz_service.api.consistency import Freshness
+from authz_service.api.consistency import Freshness, Wanted
 from authz_service.api.discovery import Discovery
 from authz_service.api.listing import Listings
 from authz_service.base import errors
 from authz_service.base.actor import Actor
 from authz_service.engine import limits
 from authz_service.engine.check import decide, permission_not_found, subject_not_found
-from authz_service.engine.facts import Ask, Facts, FactSource, MayBe, ResourceRef, Subject
+from authz_service.engine.facts import Ask, Facts, FactSource, Question, ResourceRef, Subject
 from authz_service.pb.authz.v1 import authorization_pb2 as pb
-from authz_service.rpc.call import Context, CredentialChanged
+from authz_service.rpc.call import Context, CredentialChanged, MustWait
 from authz_service.rpc.status import status_of
 from authz_service.storage.database import Database
 from authz_service.telemetry.metrics import Metrics
@@ -43,33 +47,112 @@ class AuthorizationServicer(Discovery):
         self._decisions = metrics.decisions
         self._unknown = metrics.unknown
         self._batch_items_max = batch_items_max
+        self._asking: dict[str, Callable[[Any], _Asked]] = {
+            "Check": self._ask_check,
+            "BatchCheck": self._ask_batch,
+            "CheckMatrix": self._ask_matrix,
+        }
 
     def Check(self, request: pb.CheckRequest, context: Context) -> pb.CheckResponse:
+        return self._answer(self._ask_check(request), context)  # type: ignore[return-value]
+
+    def BatchCheck(self, request: pb.BatchCheckRequest, context: Context) -> pb.BatchCheckResponse:
+        return self._answer(self._ask_batch(request), context)  # type: ignore[return-value]
+
+    def CheckMatrix(
+        self, request: pb.CheckMatrixRequest, context: Context
+    ) -> pb.CheckMatrixResponse:
+        return self._answer(self._ask_matrix(request), context)  # type: ignore[return-value]
+
+    def at_once(
+        self,
+        calls: Sequence[tuple[str, Any, Context]],
+        then: Callable[[Sequence[Message | Exception | None]], None],
+    ) -> None:
+        """Answers decisions from memory, all of them together, without waiting (``rpc.hall``).
+
+        Args:
+            calls: Name of the method, request and context of each.
+            then: Told each response, what refused the call, or None where it must wait.
+        """
+        outcomes: list[Message | Exception | None] = [None] * len(calls)
+        asked: list[tuple[int, _Asked, Context]] = []
+        questions: list[Question] = []
+        for i, (name, request, context) in enumerate(calls):
+            try:
+                question = self._asking[name](request)
+            except Exception as error:
+                # Whatever it is, it ends this call and no other.
+                outcomes[i] = error
+                continue
+            asked.append((i, question, context))
+            questions.append(_question(question, context))
+
+        def loaded(known: Sequence[Facts | None]) -> None:
+            for (i, question, context), facts in zip(asked, known, strict=True):
+                if facts is None:
+                    continue
+                try:
+                    outcomes[i] = self._concluded(question, facts, context, _must_wait)
+                except MustWait:
+                    pass
+                except Exception as error:
+                    outcomes[i] = error
+            then(outcomes)
+
+        self._facts.at_once(questions, loaded)
+
+    def _answer(self, asked: "_Asked", context: Context) -> Message:
+        facts = _load(self._facts, _question(asked, context))
+        return self._concluded(asked, facts, context, self._facts.revisions)
+
+    def _concluded(
+        self,
+        asked: "_Asked",
+        facts: Facts,
+        context: Context,
+        present: Callable[[Collection[str]], Mapping[str, int]],
+    ) -> Message:
+        """Returns the answer, once the remembered credential that admitted the call is confirmed.
+
+        Raises:
+            CredentialChanged: It is not what it was.
+        """
+        credential = context.provisional_credential
+        if credential is not None and facts.credential_revision != credential[1]:
+            raise CredentialChanged
+        self._freshness.check(asked.wanted, facts.revisions, facts.positions, present)
+        return asked.answer(_visible(facts, context.actor), self._token(facts))
+
+    # --- what each method asks, and answers ------------------------------------------------------
+
+    def _ask_check(self, request: pb.CheckRequest) -> "_Asked":
         ask = Ask(
             render.subject(request.subject),
             request.permission_slug,
             render.resource_ref(request.resource),
         )
-        wanted = self._freshness.wanted(request.consistency)
-        facts = self._load(
-            context, (ask.subject,), (ask.permission_slug,), (ask.resource,), wanted.may_be
+        return _Asked(
+            (ask.subject,),
+            (ask.permission_slug,),
+            (ask.resource,),
+            self._freshness.wanted(request.consistency),
+            partial(self._answer_check, ask),
         )
-        self._freshness.check(wanted, facts.revisions, facts.positions, self._facts.revisions)
+
+    def _answer_check(self, ask: Ask, facts: Facts, token: str) -> pb.CheckResponse:
         try:
-            decision = decide(_visible(facts, context.actor), ask)
+            decision = decide(facts, ask)
         except errors.NotFound as refusal:
             self._unknown.add(refusal.reason)
             raise
         self._decisions.add("true" if decision.allowed else "false")
-        response = pb.CheckResponse(
-            allowed=decision.allowed,
-            consistency_token=self._token(facts),
-        )
+        response = pb.CheckResponse(allowed=decision.allowed, consistency_token=token)
         if decision.allowed_until is not None:
             response.allowed_until.CopyFrom(render.timestamp(decision.allowed_until))
         return response
 
-    def BatchCheck(self, request: pb.BatchCheckRequest, context: Context) -> pb.BatchCheckResponse:
+    def _ask_batch(self, request: pb.BatchCheckRequest) -> "_Asked":
         if len(request.items) > self._batch_items_max:
             raise errors.request_too_large(
                 "items", maximum=self._batch_items_max, actual=len(request.items)
@@ -77,16 +160,18 @@ class AuthorizationServicer(Discovery):
         wanted = self._freshness.wanted(request.consistency)
         asks = [_ask(item) for item in request.items]
         answerable = [ask for ask in asks if isinstance(ask, Ask)]
-        facts = self._load(
-            context,
+        return _Asked(
             {ask.subject for ask in answerable},
             {ask.permission_slug for ask in answerable},
             {ask.resource for ask in answerable},
-            wanted.may_be,
+            wanted,
+            partial(self._answer_batch, asks),
         )
-        self._freshness.check(wanted, facts.revisions, facts.positions, self._facts.revisions)
-        visible = _visible(facts, context.actor)
-        response = pb.BatchCheckResponse(consistency_token=self._token(facts))
+
+    def _answer_batch(
+        self, asks: Sequence[Ask | errors.Refusal], facts: Facts, token: str
+    ) -> pb.BatchCheckResponse:
+        response = pb.BatchCheckResponse(consistency_token=token)
         add = response.results.add
         answers = allowed = 0
         for ask in asks:
@@ -94,7 +179,7 @@ class AuthorizationServicer(Discovery):
                 add().error.CopyFrom(status_of(ask))
                 continue
             try:
-                decision = decide(visible, ask)
+                decision = decide(facts, ask)
             except errors.Refusal as refusal:
                 if isinstance(refusal, errors.NotFound):
                     self._unknown.add(refusal.reason)
@@ -112,9 +197,7 @@ class AuthorizationServicer(Discovery):
         self._count(answers, allowed)
         return response
 
-    def CheckMatrix(
-        self, request: pb.CheckMatrixRequest, context: Context
-    ) -> pb.CheckMatrixResponse:
+    def _ask_matrix(self, request: pb.CheckMatrixRequest) -> "_Asked":
         for field, maximum in (
             ("permission_slugs", limits.MATRIX_PERMISSIONS_MAX),
             ("resources", limits.MATRIX_RESOURCES_MAX),
@@ -128,19 +211,31 @@ class AuthorizationServicer(Discovery):
             render.resource_ref(resource, f"resources[{i}]")
             for i, resource in enumerate(request.resources)
         ]
-        wanted = self._freshness.wanted(request.consistency)
-        facts = self._load(context, (subject,), set(slugs), set(resources), wanted.may_be)
-        self._freshness.check(wanted, facts.revisions, facts.positions, self._facts.revisions)
-        visible = _visible(facts, context.actor)
+        return _Asked(
+            (subject,),
+            set(slugs),
+            set(resources),
+            self._freshness.wanted(request.consistency),
+            partial(self._answer_matrix, subject, slugs, resources),
+        )
+
+    def _answer_matrix(
+        self,
+        subject: Subject,
+        slugs: tuple[str, ...],
+        resources: Sequence[ResourceRef],
+        facts: Facts,
+        token: str,
+    ) -> pb.CheckMatrixResponse:
         try:
-            _require(visible, subject, slugs)
+            _require(facts, subject, slugs)
         except errors.NotFound as refusal:
             self._unknown.add(refusal.reason)
             raise
-        response = pb.CheckMatrixResponse(consistency_token=self._token(facts))
+        response = pb.CheckMatrixResponse(consistency_token=token)
         for resource in resources:
             row = response.rows.add()
-            unknown = _fill_row(row, visible, subject, slugs, resource)
+            unknown = _fill_row(row, facts, subject, slugs, resource)
             if unknown is None:
                 self._count(len(slugs), sum(row.allowed))
             else:
@@ -158,23 +253,39 @@ class AuthorizationServicer(Discovery):
     def _token(self, facts: Facts) -> str:
         return self._freshness.token(facts.revisions, facts.positions)
 
-    def _load(
-        self,
-        context: Context,
-        subjects: Collection[Subject],
-        permission_slugs: Collection[str],
-        resources: Collection[ResourceRef],
-        may_be: MayBe | None,
-    ) -> Facts:
-        """Returns the facts of a call, and confirms the remembered credential that admitted it."""
-        credential = context.provisional_credential
-        if credential is None:
-            return self._facts.load(subjects, permission_slugs, resources, may_be=may_be)
-        credential_id, revision = credential
-        facts = self._facts.load(subjects, permission_slugs, resources, credential_id=credential_id)
-        if facts.credential_revision != revision:
-            raise CredentialChanged
-        return facts
+
+class _Asked(NamedTuple):
+    """What a call asks.
+
+    Attributes:
+        answer: Makes the response from the facts that the caller may see, and their token.
+    """
+
+    subjects: Collection[Subject]
+    permission_slugs: Collection[str]
+    resources: Collection[ResourceRef]
+    wanted: Wanted
+    answer: Callable[[Facts, str], Message]
+
+
+def _question(asked: _Asked, context: Context) -> Question:
+    """Returns what is needed for a call, and to confirm the credential that admitted it."""
+    credential = context.provisional_credential
+    subjects, permission_slugs, resources, wanted, _ = asked
+    if credential is None:
+        return Question(subjects, permission_slugs, resources, "", wanted.may_be)
+    return Question(subjects, permission_slugs, resources, credential[0])
+
+
+def _load(source: FactSource, question: Question) -> Facts:
+    subjects, permission_slugs, resources, credential_id, may_be = question
+    return source.load(
+        subjects, permission_slugs, resources, credential_id=credential_id, may_be=may_be
+    )
+
+
+def _must_wait(realms: Collection[str]) -> NoReturn:
+    raise MustWait
 
 
 def _ask(item: pb.BatchCheckItem) -> Ask | errors.Refusal:

@@ -97,6 +97,12 @@ def _plaintext(config: "Config") -> Iterator[Conflict]:
     health = server.health_listen
     open_ones = (
         ("AUTHZ_LISTEN", server.listen, security.tls_certificate, "AUTHZ_TLS_CERTIFICATE"),
+        (
+            "AUTHZ_DECISIONS_LISTEN",
+            server.decisions_listen,
+            security.tls_certificate,
+            "AUTHZ_TLS_CERTIFICATE",
+        ),
         # For probes without a certificate: what it tells is no secret.
         ("AUTHZ_HEALTH_LISTEN", health, security.tls_client_ca, "AUTHZ_TLS_CLIENT_CA"),
         ("AUTHZ_METRICS_LISTEN", server.metrics_listen, None, ""),
@@ -126,6 +132,8 @@ def _addresses(config: "Config") -> Iterator[Conflict]:
 
 def _grpc_listeners(config: "Config") -> Iterator[tuple[str, Address]]:
     yield "AUTHZ_LISTEN", config.server.listen
+    if config.server.decisions_listen is not None:
+        yield "AUTHZ_DECISIONS_LISTEN", config.server.decisions_listen
     if config.server.health_listen is not None:
         yield "AUTHZ_HEALTH_LISTEN", config.server.health_listen
 

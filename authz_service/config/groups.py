@@ -93,6 +93,12 @@ class Server:
         " Has no TLS: off loopback it needs AUTHZ_INSECURE.",
         may_be_unix=False,
     )
+    decisions_listen: values.Address | None = listener(
+        "AUTHZ_DECISIONS_LISTEN",
+        None,
+        why="A second listener for decisions alone (Check, BatchCheck, CheckMatrix, and health), at"
+        " a fraction of the cost: give it to those who only ask. TLS as on AUTHZ_LISTEN.",
+    )
     health_listen: values.Address | None = listener(
         "AUTHZ_HEALTH_LISTEN",
         None,

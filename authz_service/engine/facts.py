@@ -1,6 +1,6 @@
 """The values that decisions are made of, and who can provide them. Pure: no I/O, no clock."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -117,6 +117,16 @@ class Facts:
     positions: Mapping[str, Position] | None = None
 
 
+class Question(NamedTuple):
+    """What one call needs facts for: the arguments of ``FactSource.load``."""
+
+    subjects: Collection[Subject]
+    permission_slugs: Collection[str]
+    resources: Collection[ResourceRef]
+    credential_id: str = ""
+    may_be: MayBe | None = None
+
+
 class FactSource(Protocol):
     """Provides all facts of a request at once, so that nobody combines facts by hand."""
 
@@ -133,6 +143,19 @@ class FactSource(Protocol):
 
         Args:
             may_be: A remembered state that is old enough; None = one of now.
+        """
+        ...
+
+    def at_once(
+        self, questions: Sequence[Question], then: Callable[[Sequence[Facts | None]], None]
+    ) -> None:
+        """Gives the facts of several questions as far as they are known without waiting.
+
+        For the one thread of an event loop, in which ``then`` is called, now or later.
+
+        Args:
+            then: Told the facts of each question, in order; None for those that ``load`` must be
+                asked about.
         """
         ...
 

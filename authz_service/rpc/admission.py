@@ -64,7 +64,8 @@ class Admission:
 
     def close(self) -> None:
         """From now on refuses calls that arrive; those that already waited are still served."""
-        self._closed_at = boot_seconds()
+        if self._closed_at is None:
+            self._closed_at = boot_seconds()
 
     @property
     def is_closed(self) -> bool:
@@ -79,17 +80,7 @@ class Admission:
             ResourceExhausted: OVERLOADED, or LIMIT_REACHED for streams of class ``watch``.
             Unavailable: SHUTTING_DOWN.
         """
-        now = boot_seconds()
-        waited = now - call.arrived
-        self._metrics.rpc_queue_seconds.observe(waited)
-        if call.deadline is not None and call.deadline <= now:
-            self._metrics.rpc_refused.add("deadline")
-            raise deadline_exceeded()
-        if self._closed_at is not None and call.arrived >= self._closed_at:
-            raise shutting_down()
-        if waited > self._queue_seconds_max:
-            self._metrics.rpc_refused.add("overloaded")
-            raise overloaded("the call waited too long for a thread")
+        self.judge(call)
         cap = self._caps.get(work)
         with self._lock:
             count = self._counts[work]
@@ -106,6 +97,28 @@ class Admission:
             raise limit_reached("watch_streams", maximum=self._caps[WATCH])
         self._metrics.rpc_refused.add("overloaded")
         raise overloaded()
+
+    def judge(self, call: Call) -> None:
+        """Refuses a call for the time it waited, or because the server closes.
+
+        For one that takes no place: its front bounds how many of those there are.
+
+        Raises:
+            DeadlineExceeded: The deadline passed while the call waited.
+            ResourceExhausted: OVERLOADED.
+            Unavailable: SHUTTING_DOWN.
+        """
+        now = boot_seconds()
+        waited = now - call.arrived
+        self._metrics.rpc_queue_seconds.observe(waited)
+        if call.deadline is not None and call.deadline <= now:
+            self._metrics.rpc_refused.add("deadline")
+            raise deadline_exceeded()
+        if self._closed_at is not None and call.arrived >= self._closed_at:
+            raise shutting_down()
+        if waited > self._queue_seconds_max:
+            self._metrics.rpc_refused.add("overloaded")
+            raise overloaded("the call waited too long for a thread")
 
     def leave(self, work: str) -> None:
         """Gives back the place of a call."""

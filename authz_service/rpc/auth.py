@@ -15,7 +15,7 @@ from authz_service.base.actor import Actor
 from authz_service.base.clock import Clock, utc_now
 from authz_service.base.errors import PermissionDenied, Unauthenticated
 from authz_service.base.secrets import Secret
-from authz_service.rpc.call import Call
+from authz_service.rpc.call import Call, MustWait
 from authz_service.rpc.metadata import CallMetadata
 from authz_service.rpc.methods import DECISION, OPEN, READ, Rule
 
@@ -149,6 +149,7 @@ class Authenticator:
         scope: str,
         work: str,
         from_source: bool = False,
+        waits: bool = True,
     ) -> tuple[Caller, bool]:
         """Returns the caller, and whether the servicer must still confirm it.
 
@@ -156,8 +157,10 @@ class Authenticator:
             scope: What the method needs; OPEN for nothing, ANY for any valid credential.
             work: The method's class of work.
             from_source: Forget what is remembered of this bearer and read it again.
+            waits: False to be told by MustWait that the caller must be read first.
 
         Raises:
+            MustWait: See ``waits``.
             Unauthenticated: CREDENTIAL_MISSING, CREDENTIAL_INVALID or CREDENTIAL_EXPIRED.
             PermissionDenied: SCOPE_MISSING.
         """
@@ -165,7 +168,7 @@ class Authenticator:
             return NOBODY, False
         # A bearer decides also if a certificate is present (product.md C11).
         if metadata.bearer:
-            caller, provisional = self._by_bearer(metadata.bearer, work, from_source)
+            caller, provisional = self._by_bearer(metadata.bearer, work, from_source, waits)
         else:
             caller, provisional = self._by_certificate(call.certificate_names), False
         scopes = caller.scopes
@@ -179,7 +182,9 @@ class Authenticator:
             self._used(caller.id)
         return caller, provisional
 
-    def _by_bearer(self, bearer: str, work: str, from_source: bool) -> tuple[Caller, bool]:
+    def _by_bearer(
+        self, bearer: str, work: str, from_source: bool, waits: bool
+    ) -> tuple[Caller, bool]:
         digest = hashlib.sha256(bearer.encode()).digest()
         if hmac.compare_digest(digest, self._first_digest):
             return self._first, False
@@ -189,6 +194,8 @@ class Authenticator:
                 if remembered.ends_at is not None and remembered.ends_at <= self._now():
                     raise _expired()
                 return remembered, True
+        if not waits:
+            raise MustWait
         if from_source:
             with self._lock:
                 self._remembered.pop(digest, None)

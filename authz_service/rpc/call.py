@@ -29,6 +29,7 @@ class Call:
         read: Instead of a payload, a function that waits for it. The hall calls it once, after
             the caller is known and admitted: a stranger who opens a call and sends nothing, or
             much, holds no thread and no memory. Raises CallerGone.
+        origin: Whatever the front wants to know the call by.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Call:
     certificate_names: tuple[str, ...] = ()
     arrived: float = field(default_factory=boot_seconds)
     read: Callable[[], bytes] | None = None
+    origin: object = None
 
 
 @dataclass(slots=True)
@@ -101,4 +103,11 @@ class CallerGone(Exception):
 
 
 class UnknownMethod(Exception):
-    """A path that nobody registered, or one called with another kind of streaming."""
+    """A path that nobody registered, or one called with another kind of streaming.
+
+    Its text, if it has one, is for the caller.
+    """
+
+
+class MustWait(Exception):
+    """What was to be done without waiting cannot be."""

@@ -40,8 +40,12 @@ class Catcher:
         try:
             payload = steps(record)
         except Exception as error:
-            return Reply(b"", self._status(error, record), trailing(record))
+            return self.refusal(error, record)
         return Reply(payload, None, trailing(record))
+
+    def refusal(self, error: Exception, record: Record) -> Reply:
+        """Returns the status of what ended a call."""
+        return Reply(b"", self._status(error, record), trailing(record))
 
     def replies(self, steps: Iterator[bytes], record: Record) -> Iterator[bytes | Reply]:
         """Yields the messages of a stream, and at its end a reply without payload."""
@@ -81,7 +85,7 @@ class Catcher:
         if isinstance(error, CallerGone):
             return statuses.bare(Code.CANCELLED, "the caller has gone")
         if isinstance(error, UnknownMethod):
-            return statuses.bare(Code.UNIMPLEMENTED, "unknown method")
+            return statuses.bare(Code.UNIMPLEMENTED, str(error) or "unknown method")
         return None
 
 

@@ -9,7 +9,7 @@ catcher of `rpc/errors.py`.
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -17,11 +17,16 @@ from google.rpc.code_pb2 import Code
 
 from authz_service.base.clock import boot_seconds
 from authz_service.base.errors import InvalidArgument, PermissionDenied, limit_reached
-from authz_service.rpc import auth, methods
+from authz_service.rpc import auth, errors, methods
 from authz_service.rpc import metadata as call_metadata
 from authz_service.rpc import status as statuses
 from authz_service.rpc.access_log import AccessLog, Record
-from authz_service.rpc.admission import Admission, deadline_exceeded, shutting_down
+from authz_service.rpc.admission import (
+    Admission,
+    deadline_exceeded,
+    overloaded,
+    shutting_down,
+)
 from authz_service.rpc.auth import Authenticator, Caller
 from authz_service.rpc.call import (
     Call,
@@ -29,19 +34,49 @@ from authz_service.rpc.call import (
     Cancelled,
     Context,
     CredentialChanged,
+    MustWait,
     Reply,
     UnknownMethod,
 )
 from authz_service.rpc.errors import Catcher
 from authz_service.rpc.metadata import CallMetadata
-from authz_service.rpc.methods import CLIENT_STREAM, SERVER_STREAM, UNARY, WATCH, Method
+from authz_service.rpc.methods import (
+    CLIENT_STREAM,
+    DECISION,
+    SERVER_STREAM,
+    UNARY,
+    WATCH,
+    Method,
+)
 from authz_service.rpc.rate import Rate
 from authz_service.rpc.validation import Validator
 from authz_service.telemetry.logs import Logger
 from authz_service.telemetry.metrics import Metrics
 
+# A larger request is decoded and answered in a thread: a batch of this size takes about a
+# millisecond, and for so long nobody else's call moves.
+AT_ONCE_BYTES_MAX = 16 * 1024
+
+# What a batch of requests comes to, in order: a response, what ended it, or None if it must wait.
+Outcomes = Sequence[Message | Exception | None]
+# Answers requests of some methods from memory, all of them together: in this thread, now or later.
+AtOnce = Callable[[Sequence[tuple[str, Any, Context]], Callable[[Outcomes], None]], None]
+# Takes what a batch came to.
+Replies = Callable[[Sequence[tuple[Call, Reply]]], None]
+# Takes a call that must wait, and what answers it in a thread; False if there is no room for it.
+Later = Callable[[Call, Callable[[], Reply]], bool]
+
 # Bytes that are no message are refused with this; no field can be named.
 NO_MESSAGE_RULE = "the bytes are not a message of this method"
+
+
+class _Entered(NamedTuple):
+    """A call that has come as far as its handler."""
+
+    record: Record
+    method: Method
+    request: Message
+    context: Context
 
 
 class Hall:
@@ -79,6 +114,7 @@ class Hall:
         self._message_bytes_max = message_bytes_max
         self._methods: dict[str, Method] = {}
         self._handlers: dict[str, Callable[[Any, Context], Any]] = {}
+        self._at_once: dict[str, AtOnce] = {}
 
     @property
     def methods(self) -> Mapping[str, Method]:
@@ -98,6 +134,9 @@ class Hall:
     def register(self, service: ServiceDescriptor, servicer: object, *, known_as: str = "") -> None:
         """Binds the methods of a service to the attributes of a servicer with the same names.
 
+        A servicer may have an ``at_once`` (``AtOnce``), which then answers its decisions where
+        ``answer_soon`` is asked.
+
         Args:
             known_as: The service's name on the wire, where it differs from the descriptor's own;
                 its rule is then in ``auth.RULES_OF_OTHERS``.
@@ -116,6 +155,9 @@ class Hall:
                 raise ValueError(f"{path} is registered already")
             self._methods[path] = method
             self._handlers[path] = handler
+            at_once = getattr(servicer, "at_once", None)
+            if at_once is not None and method.work == DECISION and method.streaming == UNARY:
+                self._at_once[path] = at_once
 
     def close(self) -> None:
         """Refuses calls that arrive from now on with SHUTTING_DOWN, and tells streams to end."""
@@ -124,6 +166,80 @@ class Hall:
     def answer(self, calls: Sequence[Call]) -> list[Reply]:
         """Answers unary calls, each for itself, in order."""
         return [self._answer(call) for call in calls]
+
+    def answer_soon(self, calls: Sequence[Call], replies: Replies, later: Later) -> None:
+        """Answers unary calls without waiting for anything in this thread.
+
+        What is known is looked at once for all of them. What needs more than that is handed to
+        threads, each call for itself.
+
+        Args:
+            replies: Told what is answered, one or more times, from this thread.
+            later: Told what must wait; its replies are the front's to collect.
+        """
+        answered: list[tuple[Call, Reply]] = []
+        batches: dict[AtOnce, list[_Entered]] = {}
+        for call in calls:
+            record = self._begin(call)
+            method = record.method
+            at_once = None if method is None else self._at_once.get(method.path)
+            try:
+                if method is None or at_once is None or call.read is not None:
+                    raise MustWait
+                if len(call.payload) > AT_ONCE_BYTES_MAX:
+                    raise MustWait
+                metadata = call_metadata.checked(record.found, is_mutating=method.is_mutating)
+                self._admission.judge(call)
+                request, context = self._request(
+                    record, method, metadata, call.payload, self._deadline(call), waits=False
+                )
+            except MustWait:
+                self._answer_later(record, later, answered)
+            except Exception as error:
+                answered.append((call, self._end(self._catcher.refusal(error, record), record)))
+            else:
+                batches.setdefault(at_once, []).append(_Entered(record, method, request, context))
+        if answered:
+            replies(answered)
+        for at_once, batch in batches.items():
+            at_once(
+                [(entered.method.name, entered.request, entered.context) for entered in batch],
+                partial(self._answered, batch, replies, later),
+            )
+
+    def _answered(
+        self, batch: Sequence["_Entered"], replies: Replies, later: Later, outcomes: Outcomes
+    ) -> None:
+        answered: list[tuple[Call, Reply]] = []
+        for (record, method, _, _), outcome in zip(batch, outcomes, strict=True):
+            if outcome is None or isinstance(outcome, CredentialChanged):
+                self._answer_later(record, later, answered)
+                continue
+            try:
+                if isinstance(outcome, Exception):
+                    reply = self._catcher.refusal(outcome, record)
+                else:
+                    payload = self._encoded(outcome, method)
+                    if method.answers_allowed:
+                        record.allowed = outcome.allowed  # type: ignore[attr-defined]
+                    reply = Reply(payload, None, errors.trailing(record))
+            except Exception as error:
+                reply = self._catcher.refusal(error, record)
+            self._access_log.end(record)
+            answered.append((record.call, reply))
+        if answered:
+            replies(answered)
+
+    def _answer_later(
+        self, record: Record, later: Later, answered: list[tuple[Call, Reply]]
+    ) -> None:
+        record.context = None
+        if not later(record.call, partial(self._answer_in_thread, record)):
+            refusal = self._catcher.refusal(overloaded(), record)
+            answered.append((record.call, self._end(refusal, record)))
+
+    def _answer_in_thread(self, record: Record) -> Reply:
+        return self._end(self._catcher.reply(self._serve_unary, record), record)
 
     def stream(self, call: Call, is_cancelled: Cancelled) -> Generator[bytes | Reply, None, None]:
         """Answers a server stream: yields its messages, and at the end one reply without payload.
@@ -183,19 +299,9 @@ class Hall:
         metadata = call_metadata.checked(record.found, is_mutating=method.is_mutating)
         self._admission.enter(call, method.work)
         try:
-            deadline = call.arrived + self._call_seconds_max
-            if call.deadline is not None and call.deadline < deadline:
-                deadline = call.deadline
-            caller, context = self._context(record, method, metadata, deadline)
-            payload = call.payload if call.read is None else call.read()
-            request = self._decoded(payload, method)
-            self._rate.charge(caller.kind, caller.id, method.cost(request))
-            self._validator.check(request)
-            if method.names_organization:
-                context.organization_id = request.organization_id  # type: ignore[attr-defined]
+            deadline = self._deadline(call)
+            request, context = self._request(record, method, metadata, call.payload, deadline)
             handler = self._handlers[method.path]
-            if boot_seconds() >= deadline:
-                raise deadline_exceeded()
             try:
                 response = handler(request, context)
             except CredentialChanged:
@@ -207,6 +313,36 @@ class Hall:
             return payload
         finally:
             self._admission.leave(method.work)
+
+    def _deadline(self, call: Call) -> float:
+        """Returns when a unary call must be over."""
+        deadline = call.arrived + self._call_seconds_max
+        if call.deadline is not None and call.deadline < deadline:
+            return call.deadline
+        return deadline
+
+    def _request(
+        self,
+        record: Record,
+        method: Method,
+        metadata: CallMetadata,
+        payload: bytes,
+        deadline: float,
+        *,
+        waits: bool = True,
+    ) -> tuple[Message, Context]:
+        """Returns the request of a unary call, with all that comes before its handler."""
+        caller, context = self._context(record, method, metadata, deadline, waits=waits)
+        if record.call.read is not None:
+            payload = record.call.read()
+        request = self._decoded(payload, method)
+        self._rate.charge(caller.kind, caller.id, method.cost(request))
+        self._validator.check(request)
+        if method.names_organization:
+            context.organization_id = request.organization_id  # type: ignore[attr-defined]
+        if boot_seconds() >= deadline:
+            raise deadline_exceeded()
+        return request, context
 
     def _serve_stream(self, record: Record, is_cancelled: Cancelled) -> Iterator[bytes]:
         method = self._expected(record, SERVER_STREAM)
@@ -270,7 +406,13 @@ class Hall:
         return method
 
     def _context(
-        self, record: Record, method: Method, metadata: CallMetadata, deadline: float | None
+        self,
+        record: Record,
+        method: Method,
+        metadata: CallMetadata,
+        deadline: float | None,
+        *,
+        waits: bool = True,
     ) -> tuple[Caller, Context]:
         """Authenticates, takes the caller's rate, and returns what the servicer may know."""
         # Nothing repeats a stream whose credential changed: it is never admitted provisionally.
@@ -280,6 +422,7 @@ class Hall:
             scope=method.scope,
             work=method.work,
             from_source=method.streaming != UNARY,
+            waits=waits,
         )
         record.actor_kind, record.actor_id = caller.kind, caller.id
         self._rate.admit(caller.kind, caller.id)

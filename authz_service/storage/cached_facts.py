@@ -8,15 +8,16 @@ be believed, all facts come from SQL.
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from authz_service.base import errors
 from authz_service.base.actor import SYSTEM
 from authz_service.base.consistency import ENVIRONMENT, Position
-from authz_service.engine.facts import Facts, MayBe, ResourceRef, Subject
+from authz_service.engine.facts import Facts, MayBe, Question, ResourceRef, Subject
 from authz_service.storage import tagged_facts
-from authz_service.storage.cache.control import Control
+from authz_service.storage.cache.control import Control, Poller
 from authz_service.storage.cache.flights import Flights
 from authz_service.storage.cache.sharing import READ_MAX
 from authz_service.storage.cache.views import Cut, Entry, Views, usable
@@ -27,6 +28,9 @@ from authz_service.telemetry.metrics import Metrics
 
 # Owners remembered: an id is about 60 characters, so this is some 30 MiB at most.
 OWNERS_MAX = 200_000
+
+# Comparisons that wait for their thread.
+VERIFYING_MAX = 10_000
 
 # Keys of the two facts of ``*``; the others are named by their subject or resource.
 _PERMISSIONS = "permissions"
@@ -40,6 +44,15 @@ class _Need(NamedTuple):
     kind: str
 
 
+class _Waiting(NamedTuple):
+    """A question that needs a validation: its place, what it needs, and of which realms."""
+
+    place: int
+    question: Question
+    needs: list[_Need]
+    realms: frozenset[str]
+
+
 class CachedFacts:
     """The FactSource that remembers.
 
@@ -50,6 +63,7 @@ class CachedFacts:
         snapshots_max: Computations of missing facts at once.
         verify_ratio: Share of the answers from the cache that are compared with SQL.
         alarm: Told the kind of a cached fact that was wrong: nothing cached may be believed then.
+        poller: The event loop in whose thread ``at_once`` is asked; None if nobody asks it.
     """
 
     def __init__(
@@ -62,6 +76,7 @@ class CachedFacts:
         snapshots_max: int,
         verify_ratio: float = 0.0,
         alarm: Callable[[str], None] = lambda kind: None,
+        poller: Poller | None = None,
     ) -> None:
         self._database = database
         self._sql = SqlFacts(database)
@@ -71,6 +86,8 @@ class CachedFacts:
         self._flights = Flights(snapshots_max)
         self._verify_ratio = verify_ratio
         self._alarm = alarm
+        self._poller = poller
+        self._verifying: ThreadPoolExecutor | None = None
         # Whose a membership, group or resource is never changes, so this needs no validation.
         self._owners: dict[Hashable, str] = {}
         # The highest revision of each realm that was read: a lower bound of every later state.
@@ -139,7 +156,7 @@ class CachedFacts:
                     credential_id,
                     now,
                     revisions,
-                    cut.positions(),
+                    cut.positions(realms),
                 )
             with self._flights.alone([need.key for need in missing], waiting=waiting) as is_first:
                 if not is_first:
@@ -152,6 +169,100 @@ class CachedFacts:
                 return filled
             break
         return self._from_sql(subjects, permission_slugs, resources, credential_id, "sql")
+
+    # --- without waiting, in the thread of an event loop -----------------------------------------
+
+    def at_once(
+        self, questions: Sequence[Question], then: Callable[[Sequence[Facts | None]], None]
+    ) -> None:
+        """Answers several questions from memory, with one validation for all of them.
+
+        Args:
+            then: As ``FactSource`` has it.
+        """
+        answers: list[Facts | None] = [None] * len(questions)
+        waiting: list[_Waiting] = []
+        control = self._control() if self._poller is not None else None
+        for i, question in enumerate(questions):
+            subjects, permission_slugs, resources, credential_id, may_be = question
+            if may_be is not None and not credential_id:
+                answers[i] = self._under_last_cut(subjects, permission_slugs, resources, may_be)
+                if answers[i] is not None:
+                    continue
+            if control is None:
+                continue
+            needs = self._needs(subjects, resources, credential_id)
+            realms = frozenset([need.realm for need in needs])
+            if "" not in realms:
+                waiting.append(_Waiting(i, question, needs, realms))
+        if control is None or self._poller is None or not waiting:
+            then(answers)
+            return
+        combinations = {each.realms for each in waiting}
+        # Before the validation, as in ``load``.
+        revisions = {
+            realms: {realm: self._revisions.get(realm, 0) for realm in realms}
+            for realms in combinations
+        }
+
+        def validated(cut: Cut | str) -> None:
+            if isinstance(cut, str):
+                self._metrics.cache_view_dropped.add(cut)
+            else:
+                self._judge(waiting, cut, revisions, answers)
+            then(answers)
+
+        self._views.validate_soon(control, combinations, validated, self._poller)
+
+    def _judge(
+        self,
+        waiting: Iterable["_Waiting"],
+        cut: Cut,
+        revisions: Mapping[frozenset[str], Mapping[str, int]],
+        answers: list[Facts | None],
+    ) -> None:
+        """Answers what can be answered under a cut."""
+        now = self._database.now()
+        positions: dict[frozenset[str], Mapping[str, Position]] = {}
+        used: list[_Need] = []
+        count = 0
+        for i, question, needs, realms in waiting:
+            found, missing = self._look_up(needs, cut, now)
+            if missing:
+                continue
+            here = positions.get(realms)
+            if here is None:
+                here = positions[realms] = cut.positions(realms)
+            answers[i] = _facts(
+                found,
+                question.subjects,
+                question.permission_slugs,
+                question.resources,
+                question.credential_id,
+                now,
+                revisions[realms],
+                here,
+            )
+            used += needs
+            count += 1
+            if self._verify_ratio and random.random() < self._verify_ratio:
+                self._verify_in_thread(random.choice(needs), found, cut, now)
+        if count:
+            self._count(used, (), frozenset(), "view", amount=count)
+
+    def _verify_in_thread(
+        self, need: _Need, found: Mapping[Hashable, Entry], cut: Cut, now: int
+    ) -> None:
+        """Compares with SQL where it holds up nobody; too much of it is left out."""
+        if self._verifying is None:
+            self._verifying = ThreadPoolExecutor(1, thread_name_prefix="cache-verify")
+        if self._verifying._work_queue.qsize() < VERIFYING_MAX:
+            self._verifying.submit(self._verify, need, found, cut, now)
+
+    def close(self) -> None:
+        """Ends what runs in the background."""
+        if self._verifying is not None:
+            self._verifying.shutdown(cancel_futures=True)
 
     def revisions(self, realms: Collection[str]) -> Mapping[str, int]:
         """Returns the present revisions of realms in SQL."""
@@ -239,10 +350,11 @@ class CachedFacts:
     ) -> Facts | None:
         """Answers from the last validation, without any I/O; None if that cannot be done."""
         needs = self._needs(subjects, resources, "")
-        cut = self._views.last_cut({need.realm for need in needs}, may_be.seconds)
+        realms = {need.realm for need in needs}
+        cut = self._views.last_cut(realms, may_be.seconds)
         if cut is None:
             return None
-        positions = cut.positions()
+        positions = cut.positions(realms)
         for realm, wanted in (may_be.positions or {}).items():
             here = positions.get(realm)
             # A write in an organization that was not asked about cannot change the answer.
@@ -413,14 +525,17 @@ class CachedFacts:
         missing: Iterable[_Need],
         others: frozenset[Hashable],
         source: str,
+        *,
+        amount: int = 1,
     ) -> None:
-        """Counts an answer, and its facts together: a batch has thousands.
+        """Counts answers, and their facts together: a batch has thousands.
 
         Args:
             missing: What came from SQL.
             others: The keys of what other processes left.
+            amount: How many answers.
         """
-        self._metrics.cache_answers.add(source)
+        self._metrics.cache_answers.add(source, amount=amount)
         count = Counter([(need.kind, "l1") for need in needs])
         for need in missing:
             count[need.kind, "l1"] -= 1
@@ -430,9 +545,9 @@ class CachedFacts:
                 if need.key in others:
                     count[need.kind, "l1"] -= 1
                     count[need.kind, "l2"] += 1
-        for (kind, where), amount in count.items():
-            if amount:
-                self._metrics.cache_facts.add(kind, where, amount=amount)
+        for (kind, where), facts in count.items():
+            if facts:
+                self._metrics.cache_facts.add(kind, where, amount=facts)
 
 
 def _facts(

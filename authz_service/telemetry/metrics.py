@@ -180,6 +180,12 @@ class Metrics(Collector):
             "Calls refused without work: overloaded, watch_slots, rate, deadline",
             ("why",),
         )
+        self.connections_ended = Counter(
+            "authz_connections_ended_total",
+            "Connections of the decision front that were refused or ended for what they did: alpn,"
+            " connections, descriptors, flood, handshake, protocol, silent, tls, unread",
+            ("why",),
+        )
         self.decisions = Counter("authz_decisions_total", "Answers given", ("allowed",))
         self.unknown = Counter(
             "authz_unknown_total", "Decisions refused with NOT_FOUND", ("reason",)

@@ -15,7 +15,8 @@ STATEMENT = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|START TRANSACTION)\
 TRANSACTIONS_PLACE = {"storage/database.py", "storage/migrations/env.py"}
 
 ABORTS = {"abort", "abort_with_status", "set_code", "set_details"}
-ABORTS_PLACE = {"rpc/errors.py"}
+# The second ends sockets, not calls.
+ABORTS_PLACE = {"rpc/errors.py", "rpc/fronts/h2/listener.py"}
 
 
 def called_on_objects(tree: ast.Module) -> Iterator[str]:

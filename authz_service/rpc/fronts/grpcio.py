@@ -212,14 +212,22 @@ class Front:
         """Sets the health of the empty name and of every registered service."""
         self._health.set(("", *self._hall.services), serving)
 
-    def stop(self, grace_seconds: float) -> None:
-        """Drains: NOT_SERVING, no new calls; those in flight have ``grace_seconds`` to end."""
+    def drain(self, grace_seconds: float) -> threading.Event:
+        """Begins to stop: NOT_SERVING, no new calls; those in flight have ``grace_seconds``.
+
+        Returns:
+            What is set when all have ended.
+        """
         self.set_serving(False)
         self._health.close()
         self._hall.close()
         for context in list(self._reflecting):
             context.cancel()  # type: ignore[no-untyped-call]
-        self._server.stop(grace_seconds).wait()
+        return self._server.stop(grace_seconds)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Drains, and ends what is left then."""
+        self.drain(grace_seconds).wait()
         if self._health_server is not None:
             self._health_server.stop(None).wait()
         self._watchdog.stop()

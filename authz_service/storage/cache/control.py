@@ -4,7 +4,7 @@ Two implementations stand behind it from the first day: an object in this proces
 suite of tests runs against both.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 # More changes than this since the last look, and starting anew is cheaper than reading them all.
@@ -66,6 +66,28 @@ class Lost(NamedTuple):
 Replies = Sequence[Reply | Lost]
 
 
+class Timer(Protocol):
+    """Something that will happen, and can be stopped."""
+
+    def cancel(self) -> None: ...
+
+
+class Poller(Protocol):
+    """What is needed of an event loop; all but the last are called in its own thread."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None], /) -> object: ...
+
+    def remove_reader(self, fd: int, /) -> object: ...
+
+    def add_writer(self, fd: int, callback: Callable[[], None], /) -> object: ...
+
+    def remove_writer(self, fd: int, /) -> object: ...
+
+    def call_later(self, seconds: float, callback: Callable[[], None], /) -> Timer: ...
+
+    def call_soon_threadsafe(self, callback: Callable[[], None], /) -> object: ...
+
+
 class Control(Protocol):
     """Keeps the control sets of one life of the cache. Calls may come from any thread.
 
@@ -87,6 +109,17 @@ class Control(Protocol):
 
     def validate(self, looks: Sequence[Look]) -> Replies | None:
         """Returns what happened since, one for each look, ``*`` read last; None if that fails."""
+        ...
+
+    def validate_soon(
+        self, looks: Sequence[Look], then: Callable[[Replies | None], None], poller: Poller
+    ) -> None:
+        """As ``validate``, for the thread of an event loop: nothing is waited for.
+
+        Args:
+            then: Told the replies, in that thread, perhaps at once.
+            poller: The event loop; always the same one.
+        """
         ...
 
     def read(

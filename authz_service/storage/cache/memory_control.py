@@ -2,10 +2,18 @@
 
 import secrets
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from authz_service.engine.tags import ENVIRONMENT_DEFINITIONS
-from authz_service.storage.cache.control import CHANGES_MAX, Look, Lost, Opened, Replies, Reply
+from authz_service.storage.cache.control import (
+    CHANGES_MAX,
+    Look,
+    Lost,
+    Opened,
+    Poller,
+    Replies,
+    Reply,
+)
 
 
 class _Set:
@@ -58,6 +66,11 @@ class MemoryControl:
     def validate(self, looks: Sequence[Look]) -> Replies | None:
         with self._lock:
             return [self._reply(look) for look in looks]
+
+    def validate_soon(
+        self, looks: Sequence[Look], then: Callable[[Replies | None], None], poller: Poller
+    ) -> None:
+        then(self.validate(looks))
 
     def _reply(self, look: Look) -> Reply | Lost:
         it = self._sets.get(look.realm)

@@ -7,7 +7,7 @@ life of the cache can reach a Redis that was restarted or restored (consistency.
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -48,11 +48,13 @@ class Connections:
     def __init__(self, url: str, run_id: str, *, timeout_seconds: float, metrics: Metrics) -> None:
         self._url = url
         self._run_id = run_id
-        self._timeout = timeout_seconds
+        self.timeout_seconds = self._timeout = timeout_seconds
         self._metrics = metrics
         self._idle: list[Any] = []
         self._lock = threading.Lock()
         self._is_closed = False
+        # To be called when the pool is closed, by whoever took a connection for good.
+        self.closing: list[Callable[[], object]] = []
         # redis-py knows URLs, passwords, TLS and the handshake; its pool and its pipeline cost as
         # much as the network, so only its connections are used.
         self._source = redis.ConnectionPool.from_url(
@@ -71,6 +73,19 @@ class Connections:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.disconnect()
+        for close in self.closing:
+            close()
+
+    def connected(self) -> Any:
+        """Returns a new connection, which is the caller's.
+
+        Raises:
+            Refused: As for a command.
+        """
+        try:
+            return self._connected()
+        except (RedisError, OSError) as error:
+            raise Refused(_reason(error)) from None
 
     def commands(
         self, name: str, *commands: Sequence[Word], timeout_seconds: float | None = None

@@ -8,7 +8,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from authz_service.base.clock import boot_seconds
-from authz_service.storage.cache.control import CHANGES_MAX, Look, Lost, Opened, Replies, Reply
+from authz_service.storage.cache.control import (
+    CHANGES_MAX,
+    Look,
+    Lost,
+    Opened,
+    Poller,
+    Replies,
+    Reply,
+)
+from authz_service.storage.cache.prompt import Prompt
 from authz_service.storage.cache.redis_connections import (
     Call,
     Connections,
@@ -68,6 +77,7 @@ class RedisControl:
         # When the last reply of each realm was read: a mark that it did not show is gone.
         self._looked: dict[str, float] = {}
         self._lock = threading.Lock()
+        self._prompt: Prompt | None = None
         # In braces, so that a cluster keeps the registry and its sets in one place.
         self.registry = f"az:{{{name}}}"
 
@@ -106,6 +116,27 @@ class RedisControl:
         except Refused:
             return None
         return [self._reply(look, answer) for look, answer in zip(looks, answers, strict=True)]
+
+    def validate_soon(
+        self, looks: Sequence[Look], then: Callable[[Replies | None], None], poller: Poller
+    ) -> None:
+        prompt = self._prompt
+        if prompt is None:
+            prompt = self._prompt = Prompt(
+                self.connections, poller, self.connections.timeout_seconds, self._metrics
+            )
+
+        def answered(answers: list[Any] | None) -> None:
+            then(
+                None
+                if answers is None
+                else [
+                    self._reply(look, answer) for look, answer in zip(looks, answers, strict=True)
+                ]
+            )
+
+        packet = b"".join([self._packed(look) for look in looks])
+        prompt.send("validate", packet, len(looks), answered)
 
     def _reply(self, look: Look, answer: Sequence[Any]) -> Reply | Lost:
         self._looked[look.realm] = boot_seconds()

@@ -5,13 +5,22 @@ validation proved (consistency.md 4.3 to 4.6). Nothing else reads or writes an e
 """
 
 import threading
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from authz_service.base.clock import boot_seconds
 from authz_service.base.consistency import ENVIRONMENT, Position
 from authz_service.engine.tags import ANY_WRITE, ENVIRONMENT_DEFINITIONS
-from authz_service.storage.cache.control import Control, Look, Lost, Opened, Replies, Reply
+from authz_service.storage.cache.control import (
+    Control,
+    Look,
+    Lost,
+    Opened,
+    Poller,
+    Replies,
+    Reply,
+)
 from authz_service.storage.cache.lanes import Lanes
 from authz_service.storage.cache.sharing import Sharing
 from authz_service.storage.tagged_facts import TaggedFact
@@ -105,17 +114,42 @@ class Cut(NamedTuple):
         version: Of the environment's definitions; None while a write on them is under way.
         sent: When the validation was sent, boot clock.
         control: The life of the cache it belongs to.
+        lost: Realms whose view had to be given up, and why.
     """
 
     parts: Mapping[str, Part]
     version: str | None
     sent: float
     control: Control
+    lost: Mapping[str, str] = MappingProxyType({})
 
-    def positions(self) -> dict[str, Position]:
-        """Returns where the control sets were, for the token of an answer."""
-        name = self.control.name
-        return {realm: Position(name, part.sequence) for realm, part in self.parts.items()}
+    def positions(self, realms: Iterable[str]) -> dict[str, Position]:
+        """Returns where control sets were, for the token of an answer."""
+        name, parts = self.control.name, self.parts
+        return {realm: Position(name, parts[realm].sequence) for realm in realms}
+
+
+class _Asking(NamedTuple):
+    """What a validation asks, and what was known when it did.
+
+    Attributes:
+        upto: Of each view, the fills so far.
+        definitions: Of ``*``.
+    """
+
+    views: list[View]
+    looks: list[Look]
+    upto: list[int]
+    sent: float
+    definitions: int
+
+
+class _Soon(NamedTuple):
+    """A batch of calls that waits for a validation."""
+
+    control: Control
+    combinations: Collection[frozenset[str]]
+    then: Callable[["Cut | str"], None]
 
 
 _NOTHING: frozenset[str] = frozenset()
@@ -152,6 +186,11 @@ def usable(entry: Entry, part: Part, version: str | None, now: int, *, in_order:
     return True
 
 
+def _wanted(realms: Iterable[str]) -> tuple[str, ...]:
+    """Returns realms in the one order in which they are asked, ``*`` last."""
+    return (*sorted(realm for realm in realms if realm != ENVIRONMENT), ENVIRONMENT)
+
+
 class Views:
     """The views of one process, for one life of the cache at a time.
 
@@ -174,6 +213,9 @@ class Views:
         self._views: dict[str, View] = {}
         self._lock = threading.Lock()
         self._bytes = 0
+        # Of the event loop's thread alone.
+        self._soon: list[_Soon] = []
+        self._is_under_way = False
 
     def _count_calls(self, calls: int) -> None:
         if self._metrics is not None:
@@ -195,8 +237,7 @@ class Views:
         Returns:
             The cut, or why there is none: nothing known may be used for this request then.
         """
-        wanted = sorted(realm for realm in realms if realm != ENVIRONMENT)
-        wanted.append(ENVIRONMENT)
+        wanted = _wanted(realms)
         if not control.is_shared:
             # Nothing to wait for, hence nothing to share.
             return self._validated(control, wanted)
@@ -205,12 +246,12 @@ class Views:
 
     def last_cut(self, realms: Iterable[str], seconds: float) -> Cut | None:
         """Returns the last validation of some organizations, if it was sent lately enough."""
-        wanted = (*sorted(realm for realm in realms if realm != ENVIRONMENT), ENVIRONMENT)
+        wanted = _wanted(realms)
         cut = self._cuts.get(wanted)
         if cut is None or boot_seconds() - cut.sent > seconds or cut.control.name != self._name:
             return None
         # A view that was given up may hold what was never validated again.
-        if any(self._views.get(realm) is not part.view for realm, part in cut.parts.items()):
+        if any(self._views.get(realm) is not cut.parts[realm].view for realm in wanted):
             return None
         return cut
 
@@ -273,31 +314,53 @@ class Views:
         missing = [realm for realm in wanted if realm not in views]
         if missing and not self._open(control, missing):
             return "failed"
-        looking = [views[realm] for realm in wanted if realm in views]
-        if len(looking) != len(wanted):
+        asking = self._asking(wanted)
+        if len(asking.looks) != len(wanted):
             return "dropped"
+        blobs: list[list[bytes | None]] = []
+        replies: Replies | None
+        if keys is None:
+            replies = control.validate(asking.looks)
+        else:
+            read = control.read(asking.looks, keys)
+            replies, blobs = read if read is not None else (None, blobs)
+        cut = self._cut(control, asking, replies)
+        if isinstance(cut, str):
+            return cut
+        if len(cut.parts) != len(wanted):
+            return next(iter(cut.lost.values()))
+        if keys is None:
+            self._keep(tuple(wanted), cut)
+        return cut, blobs
+
+    def _asking(self, wanted: Iterable[str]) -> "_Asking":
+        """Returns what is to be asked of control sets that have a view, ``*`` last."""
+        views = self._views
+        looking = [view for realm in wanted if (view := views.get(realm)) is not None]
         sent = boot_seconds()
-        star = looking[-1]
+        star = looking[-1] if looking else None
+        if star is None or star.realm != ENVIRONMENT:
+            return _Asking([], [], [], sent, 0)
         with star.lock:
             definitions = star.definitions
             star_look = Look(ENVIRONMENT, star.nonce, star.sequence)
         upto = [view.fills for view in looking]
         looks = [Look(view.realm, view.nonce, view.sequence) for view in looking[:-1]]
         looks.append(star_look)
-        blobs: list[list[bytes | None]] = []
-        replies: Replies | None
-        if keys is None:
-            replies = control.validate(looks)
-        else:
-            read = control.read(looks, keys)
-            replies, blobs = read if read is not None else (None, blobs)
+        return _Asking(looking, looks, upto, sent, definitions)
+
+    def _cut(self, control: Control, asking: "_Asking", replies: Replies | None) -> Cut | str:
+        """Returns what the replies prove, or why they prove nothing."""
         if replies is None:
             return "failed"
-        parts = {}
-        for view, fills, reply in zip(looking, upto, replies, strict=True):
+        sent, definitions = asking.sent, asking.definitions
+        parts: dict[str, Part] = {}
+        lost: dict[str, str] = {}
+        for view, fills, reply in zip(asking.views, asking.upto, replies, strict=True):
             if isinstance(reply, Lost):
                 self.drop(view)
-                return reply.reason
+                lost[view.realm] = reply.reason
+                continue
             self._apply(view, reply)
             view.used = sent
             parts[view.realm] = Part(
@@ -307,26 +370,83 @@ class Views:
                 fills,
             )
         reply = replies[-1]
-        assert isinstance(reply, Reply)
+        if isinstance(reply, Lost):
+            return reply.reason
         for tag, score in reply.changed:
             if tag == ENVIRONMENT_DEFINITIONS:
                 definitions = max(definitions, score)
         version = None
         if ENVIRONMENT_DEFINITIONS not in reply.pending:
-            version = f"{star.nonce}.{definitions}"
+            version = f"{asking.views[-1].nonce}.{definitions}"
         if self._metrics is not None:
             self._metrics.cache_validation_seconds.observe(boot_seconds() - sent)
         if not control.is_alive():
             return "lease"
-        cut = Cut(parts, version, sent, control)
-        if keys is None:
-            key = tuple(wanted)
-            last = self._cuts.get(key)
-            if last is None or last.sent < sent:
-                if len(self._cuts) >= _CUTS_MAX:
-                    self._cuts.clear()
-                self._cuts[key] = cut
-        return cut, blobs
+        return Cut(parts, version, sent, control, lost)
+
+    def _keep(self, wanted: tuple[str, ...], cut: Cut) -> None:
+        """Remembers the last cut of a combination of control sets."""
+        last = self._cuts.get(wanted)
+        if last is None or last.sent < cut.sent:
+            if len(self._cuts) >= _CUTS_MAX:
+                self._cuts.clear()
+            self._cuts[wanted] = cut
+
+    # --- without waiting, in the thread of an event loop -----------------------------------------
+
+    def validate_soon(
+        self,
+        control: Control,
+        combinations: Collection[frozenset[str]],
+        then: Callable[[Cut | str], None],
+        poller: Poller,
+    ) -> None:
+        """Asks the control sets of some organizations, and ``*``, all at once.
+
+        At most one validation is under way; what is asked meanwhile shares the next one. The cut
+        has no part for organizations that nothing is known of here, or nothing more.
+
+        Args:
+            combinations: Of organizations, as calls ask about them.
+            then: Told the cut, or why there is none, in the thread of the event loop.
+        """
+        self._soon.append(_Soon(control, combinations, then))
+        if not self._is_under_way:
+            self._ask_soon(poller)
+
+    def _ask_soon(self, poller: Poller) -> None:
+        soon, self._soon = self._soon, []
+        control = soon[-1].control
+        if control.name != self._name:
+            self._begin(control)
+        realms = set[str]().union(*(realms for each in soon for realms in each.combinations))
+        realms.discard(ENVIRONMENT)
+        asking = self._asking((*realms, ENVIRONMENT))
+        if not asking.looks:
+            self._answer_soon(soon, "dropped")
+            return
+        self._is_under_way = True
+
+        def answered(replies: Replies | None) -> None:
+            self._is_under_way = False
+            cut = self._cut(control, asking, replies)
+            # The next is sent first: its answer is on its way while these are worked on.
+            if self._soon:
+                self._ask_soon(poller)
+            self._count_calls(sum(len(each.combinations) for each in soon))
+            self._answer_soon(soon, cut)
+
+        control.validate_soon(asking.looks, answered, poller)
+
+    def _answer_soon(self, soon: Iterable["_Soon"], cut: Cut | str) -> None:
+        for each in soon:
+            if not isinstance(cut, str) and each.control is cut.control:
+                for realms in each.combinations:
+                    if realms <= cut.parts.keys():
+                        self._keep(_wanted(realms), cut)
+                each.then(cut)
+            else:
+                each.then(cut if isinstance(cut, str) else "dropped")
 
     def _begin(self, control: Control) -> dict[str, View]:
         """Forgets everything of another life."""
