@@ -64,43 +64,38 @@ class AuthorizationServicer(Discovery):
     ) -> pb.CheckMatrixResponse:
         return self._answer(self._ask_matrix(request), context)  # type: ignore[return-value]
 
+    def ask(self, name: str, request: Any) -> "_Asked":
+        """Returns what a request asks (``rpc.hall.AtOnce``).
+
+        Raises:
+            InvalidArgument: FIELD_REQUIRED, FIELD_INVALID, REQUEST_TOO_LARGE,
+                CONSISTENCY_TOKEN_INVALID.
+        """
+        return self._asking[name](request)
+
     def at_once(
         self,
-        calls: Sequence[tuple[str, Any, Context]],
+        calls: Sequence[tuple["_Asked", Context]],
         then: Callable[[Sequence[Message | Exception | None]], None],
     ) -> None:
-        """Answers decisions from memory, all of them together, without waiting (``rpc.hall``).
-
-        Args:
-            calls: Name of the method, request and context of each.
-            then: Told each response, what refused the call, or None where it must wait.
-        """
-        outcomes: list[Message | Exception | None] = [None] * len(calls)
-        asked: list[tuple[int, _Asked, Context]] = []
-        questions: list[Question] = []
-        for i, (name, request, context) in enumerate(calls):
-            try:
-                question = self._asking[name](request)
-            except Exception as error:
-                # Whatever it is, it ends this call and no other.
-                outcomes[i] = error
-                continue
-            asked.append((i, question, context))
-            questions.append(_question(question, context))
+        """Answers decisions from memory, all of them together (``rpc.hall.AtOnce``)."""
 
         def loaded(known: Sequence[Facts | None]) -> None:
-            for (i, question, context), facts in zip(asked, known, strict=True):
-                if facts is None:
-                    continue
-                try:
-                    outcomes[i] = self._concluded(question, facts, context, _must_wait)
-                except MustWait:
-                    pass
-                except Exception as error:
-                    outcomes[i] = error
+            outcomes: list[Message | Exception | None] = []
+            for (asked, context), facts in zip(calls, known, strict=True):
+                outcome: Message | Exception | None = None
+                if facts is not None:
+                    try:
+                        outcome = self._concluded(asked, facts, context, _must_wait)
+                    except MustWait:
+                        pass
+                    except Exception as error:
+                        # Whatever it is, it ends this call and no other.
+                        outcome = error
+                outcomes.append(outcome)
             then(outcomes)
 
-        self._facts.at_once(questions, loaded)
+        self._facts.at_once([_question(asked, context) for asked, context in calls], loaded)
 
     def _answer(self, asked: "_Asked", context: Context) -> Message:
         facts = _load(self._facts, _question(asked, context))

@@ -94,7 +94,8 @@ class MayBe(NamedTuple):
     positions: Mapping[str, Position] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+# A value that nobody changes; `frozen` would triple what making one costs.
+@dataclass(slots=True)
 class Facts:
     """All facts of a request, valid at one instant per organization.
 

@@ -9,7 +9,7 @@ catcher of `rpc/errors.py`.
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -17,6 +17,7 @@ from google.rpc.code_pb2 import Code
 
 from authz_service.base.clock import boot_seconds
 from authz_service.base.errors import InvalidArgument, PermissionDenied, limit_reached
+from authz_service.base.remembered import Remembered
 from authz_service.rpc import auth, errors, methods
 from authz_service.rpc import metadata as call_metadata
 from authz_service.rpc import status as statuses
@@ -57,10 +58,32 @@ from authz_service.telemetry.metrics import Metrics
 # millisecond, and for so long nobody else's call moves.
 AT_ONCE_BYTES_MAX = 16 * 1024
 
-# What a batch of requests comes to, in order: a response, what ended it, or None if it must wait.
+# Requests whose meaning is remembered, twice: the new ones and those before them.
+ASKED_MAX = 2_048
+ASKED_BYTES_MAX = 512
+
+# What a batch of calls comes to, in order: a response, what ended it, or None if it must wait.
 Outcomes = Sequence[Message | Exception | None]
-# Answers requests of some methods from memory, all of them together: in this thread, now or later.
-AtOnce = Callable[[Sequence[tuple[str, Any, Context]], Callable[[Outcomes], None]], None]
+
+
+class AtOnce(Protocol):
+    """A servicer that answers several calls together, as far as it needs not wait."""
+
+    def ask(self, name: str, request: Any) -> Any:
+        """Returns what a request of a method asks: of the request alone, and always the same.
+
+        Raises:
+            Refusal: It cannot be asked.
+        """
+        ...
+
+    def at_once(
+        self, asked: Sequence[tuple[Any, Context]], then: Callable[[Outcomes], None]
+    ) -> None:
+        """Answers what was asked; ``then`` is told in this thread, now or later."""
+        ...
+
+
 # Takes what a batch came to.
 Replies = Callable[[Sequence[tuple[Call, Reply]]], None]
 # Takes a call that must wait, and what answers it in a thread; False if there is no room for it.
@@ -75,7 +98,7 @@ class _Entered(NamedTuple):
 
     record: Record
     method: Method
-    request: Message
+    asked: Any
     context: Context
 
 
@@ -115,6 +138,7 @@ class Hall:
         self._methods: dict[str, Method] = {}
         self._handlers: dict[str, Callable[[Any, Context], Any]] = {}
         self._at_once: dict[str, AtOnce] = {}
+        self._asked: Remembered[tuple[str, bytes], tuple[Any, float]] = Remembered(ASKED_MAX)
 
     @property
     def methods(self) -> Mapping[str, Method]:
@@ -134,8 +158,7 @@ class Hall:
     def register(self, service: ServiceDescriptor, servicer: object, *, known_as: str = "") -> None:
         """Binds the methods of a service to the attributes of a servicer with the same names.
 
-        A servicer may have an ``at_once`` (``AtOnce``), which then answers its decisions where
-        ``answer_soon`` is asked.
+        A servicer that is ``AtOnce`` answers its decisions where ``answer_soon`` is asked.
 
         Args:
             known_as: The service's name on the wire, where it differs from the descriptor's own;
@@ -155,9 +178,12 @@ class Hall:
                 raise ValueError(f"{path} is registered already")
             self._methods[path] = method
             self._handlers[path] = handler
-            at_once = getattr(servicer, "at_once", None)
-            if at_once is not None and method.work == DECISION and method.streaming == UNARY:
-                self._at_once[path] = at_once
+            if (
+                hasattr(servicer, "at_once")
+                and method.work == DECISION
+                and method.streaming == UNARY
+            ):
+                self._at_once[path] = cast(AtOnce, servicer)
 
     def close(self) -> None:
         """Refuses calls that arrive from now on with SHUTTING_DOWN, and tells streams to end."""
@@ -188,29 +214,51 @@ class Hall:
                     raise MustWait
                 if len(call.payload) > AT_ONCE_BYTES_MAX:
                     raise MustWait
-                metadata = call_metadata.checked(record.found, is_mutating=method.is_mutating)
-                self._admission.judge(call)
-                request, context = self._request(
-                    record, method, metadata, call.payload, self._deadline(call), waits=False
-                )
+                entered = self._enter_at_once(record, method, at_once)
             except MustWait:
                 self._answer_later(record, later, answered)
             except Exception as error:
                 answered.append((call, self._end(self._catcher.refusal(error, record), record)))
             else:
-                batches.setdefault(at_once, []).append(_Entered(record, method, request, context))
+                batches.setdefault(at_once, []).append(entered)
         if answered:
             replies(answered)
         for at_once, batch in batches.items():
-            at_once(
-                [(entered.method.name, entered.request, entered.context) for entered in batch],
+            at_once.at_once(
+                [(entered.asked, entered.context) for entered in batch],
                 partial(self._answered, batch, replies, later),
             )
+
+    def _enter_at_once(self, record: Record, method: Method, at_once: AtOnce) -> "_Entered":
+        """Takes a call as far as its handler, as ``_request`` does, without waiting."""
+        call = record.call
+        metadata = call_metadata.checked(record.found, is_mutating=False)
+        self._admission.judge(call)
+        deadline = self._deadline(call)
+        caller, context = self._context(record, method, metadata, deadline, waits=False)
+        payload = call.payload
+        # The same bytes are the same request, and ask the same.
+        key = method.path, payload
+        known = self._asked.get(key)
+        if known is None:
+            request = self._decoded(payload, method)
+            self._rate.charge(caller.kind, caller.id, method.cost(request))
+            self._validator.check(request)
+            known = at_once.ask(method.name, request), method.cost(request)
+            if len(payload) <= ASKED_BYTES_MAX:
+                self._asked.put(key, known)
+        else:
+            self._rate.charge(caller.kind, caller.id, known[1])
+        record.is_charged = True
+        if boot_seconds() >= deadline:
+            raise deadline_exceeded()
+        return _Entered(record, method, known[0], context)
 
     def _answered(
         self, batch: Sequence["_Entered"], replies: Replies, later: Later, outcomes: Outcomes
     ) -> None:
         answered: list[tuple[Call, Reply]] = []
+        records: list[Record] = []
         for (record, method, _, _), outcome in zip(batch, outcomes, strict=True):
             if outcome is None or isinstance(outcome, CredentialChanged):
                 self._answer_later(record, later, answered)
@@ -225,8 +273,9 @@ class Hall:
                     reply = Reply(payload, None, errors.trailing(record))
             except Exception as error:
                 reply = self._catcher.refusal(error, record)
-            self._access_log.end(record)
+            records.append(record)
             answered.append((record.call, reply))
+        self._access_log.end_all(records)
         if answered:
             replies(answered)
 
@@ -328,15 +377,14 @@ class Hall:
         metadata: CallMetadata,
         payload: bytes,
         deadline: float,
-        *,
-        waits: bool = True,
     ) -> tuple[Message, Context]:
         """Returns the request of a unary call, with all that comes before its handler."""
-        caller, context = self._context(record, method, metadata, deadline, waits=waits)
+        caller, context = self._context(record, method, metadata, deadline)
         if record.call.read is not None:
             payload = record.call.read()
         request = self._decoded(payload, method)
-        self._rate.charge(caller.kind, caller.id, method.cost(request))
+        if not record.is_charged:
+            self._rate.charge(caller.kind, caller.id, method.cost(request))
         self._validator.check(request)
         if method.names_organization:
             context.organization_id = request.organization_id  # type: ignore[attr-defined]
@@ -425,7 +473,9 @@ class Hall:
             waits=waits,
         )
         record.actor_kind, record.actor_id = caller.kind, caller.id
-        self._rate.admit(caller.kind, caller.id)
+        if not record.is_admitted:
+            self._rate.admit(caller.kind, caller.id)
+            record.is_admitted = True
         context = Context(
             method.path,
             auth.actor_of(caller, metadata, record.request_id),

@@ -26,6 +26,9 @@ from authz_service.storage.facts import SqlFacts
 from authz_service.storage.tagged_facts import TaggedFact
 from authz_service.telemetry.metrics import Metrics
 
+# Of its own: threads must not disturb who seeds the common one.
+_RANDOM = random.Random()
+
 # Owners remembered: an id is about 60 characters, so this is some 30 MiB at most.
 OWNERS_MAX = 200_000
 
@@ -146,8 +149,8 @@ class CachedFacts:
                 source = "l2"
             if not missing:
                 self._count(needs, missing, others, source)
-                if self._verify_ratio and random.random() < self._verify_ratio:
-                    self._verify(random.choice(needs), found, cut, now)
+                if self._verify_ratio and _RANDOM.random() < self._verify_ratio:
+                    self._verify(_RANDOM.choice(needs), found, cut, now)
                 return _facts(
                     found,
                     subjects,
@@ -245,8 +248,8 @@ class CachedFacts:
             )
             used += needs
             count += 1
-            if self._verify_ratio and random.random() < self._verify_ratio:
-                self._verify_in_thread(random.choice(needs), found, cut, now)
+            if self._verify_ratio and _RANDOM.random() < self._verify_ratio:
+                self._verify_in_thread(_RANDOM.choice(needs), found, cut, now)
         if count:
             self._count(used, (), frozenset(), "view", amount=count)
 

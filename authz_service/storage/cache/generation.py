@@ -27,6 +27,9 @@ from authz_service.storage.database import Control as ControlTransaction
 from authz_service.storage.database import Database
 from authz_service.telemetry.metrics import Metrics
 
+# Of its own: threads must not disturb who seeds the common one.
+_RANDOM = random.Random()
+
 ON, SETTLING, OFF = "on", "settling", "off"
 # The lock that orders writes and renewals (shared) with fences and enables (alone).
 LOCK = 7_246_113_907
@@ -188,7 +191,7 @@ class Generation:
     def run(self) -> None:
         """Renews the lease until ``stop``; for a thread of its own."""
         while not self._stopping:
-            self._woken.wait(self._length / 5 * random.uniform(0.8, 1.2))
+            self._woken.wait(self._length / 5 * _RANDOM.uniform(0.8, 1.2))
             self._woken.clear()
             if self._stopping:
                 return

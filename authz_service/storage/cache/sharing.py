@@ -9,6 +9,9 @@ from authz_service.storage.cache.control import Control
 from authz_service.storage.tagged_facts import TaggedFact
 from authz_service.telemetry.metrics import Metrics
 
+# Of its own: threads must not disturb who seeds the common one.
+_RANDOM = random.Random()
+
 # What one READ may ask for at once; the rest comes from SQL.
 READ_MAX = 128
 
@@ -71,7 +74,7 @@ class Sharing:
         name = keys.own_key(key)
         if name is None:
             return
-        lasting = self._seconds * random.uniform(0.8, 1.2) * 1_000
+        lasting = self._seconds * _RANDOM.uniform(0.8, 1.2) * 1_000
         if fact.expires is not None:
             lasting = min(lasting, (fact.expires - now) / 1_000)
         if lasting < 1:

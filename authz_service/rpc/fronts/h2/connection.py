@@ -33,6 +33,9 @@ from authz_service.rpc.fronts.h2.limits import Limits
 # A message begins with a flag and its length (gRPC over HTTP/2, "Length-Prefixed-Message").
 PREFIX_BYTES = 5
 
+# RFC 7541 sections 4.2 and 6.3.
+_TABLE_BYTES_DEFAULT = 4_096
+_TABLE_OF_NO_SIZE = b"\x20"
 # Streams that we ended before the peer knew: what is still on its way for them is let pass.
 _FORGIVEN_MAX = 512
 # Reasons why a stream is refused, which the mapping turns into an answer.
@@ -47,7 +50,7 @@ class Stream:
     """One call on a connection.
 
     Attributes:
-        parts: What has come of its body.
+        parts: What has come of its body; one at most once it is complete.
         size: Of those, in bytes.
         window: What we may send.
         is_complete: The peer has sent everything.
@@ -76,7 +79,7 @@ class Stream:
         self.received = 0
         self.is_complete = False
         self.refusal = ""
-        self.waiting: tuple[bytes, bytes] | None = None
+        self.waiting: tuple[memoryview, bytes] | None = None
         self.owner: object = None
 
 
@@ -114,11 +117,11 @@ class Connection:
     """
 
     __slots__ = (
-        "_block", "_block_flags", "_block_stream", "_bodies", "_budget", "_budget_at", "_forgiven",
-        "_frame_bytes_max", "_going_since", "_heard", "_last_id", "_limits", "_out", "_pinged",
-        "_preface", "_reader", "_received", "_rest", "_sending", "_started", "_unfinished",
-        "_window_of_streams", "closing_id", "ended", "gone", "is_agreed", "is_going", "is_open",
-        "requests", "streams", "window",
+        "_block", "_block_flags", "_block_size", "_block_stream", "_bodies", "_budget",
+        "_budget_at", "_forgiven", "_frame_bytes_max", "_going_since", "_heard", "_last_id",
+        "_limits", "_out", "_pinged", "_preface", "_reader", "_received", "_rest", "_sending",
+        "_started", "_table_update", "_unfinished", "_window_of_streams", "closing_id", "ended",
+        "gone", "is_agreed", "is_going", "is_open", "requests", "streams", "window",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, tables: Tables, bodies: Bodies, now: float) -> None:
@@ -146,9 +149,11 @@ class Connection:
         self.window = WINDOW_DEFAULT
         self._window_of_streams = WINDOW_DEFAULT
         self._frame_bytes_max = 16_384
+        # What our next header block begins with.
+        self._table_update: bytes | None = b""
         # A header block that has not ended.
         self._block: list[bytes] = []
-        self._block_stream = self._block_flags = 0
+        self._block_stream = self._block_flags = self._block_size = 0
         self.requests: list[Stream] = []
         self.gone: list[Stream] = []
         self.ended = ""
@@ -233,15 +238,18 @@ class Connection:
             self._head(stream_id, flags, payload, now)
             return
         self._spend(1.0, now)
-        self._block = [payload]
+        self._block, self._block_size = [payload], len(payload)
         self._block_stream, self._block_flags = stream_id, flags
 
     def _continuation(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
         if stream_id != self._block_stream or not stream_id:
             raise _Fatal(frames.PROTOCOL_ERROR, "continuation of nothing")
         self._spend(1.0, now)
-        self._block.append(payload)
-        if sum(map(len, self._block)) > self._limits.header_block_bytes_max:
+        if payload:
+            # Without end there may be empty ones.
+            self._block.append(payload)
+        self._block_size += len(payload)
+        if self._block_size > self._limits.header_block_bytes_max:
             raise _Fatal(frames.ENHANCE_YOUR_CALM, "header block too large")
         if flags & END_HEADERS:
             block, self._block = b"".join(self._block), []
@@ -255,14 +263,15 @@ class Connection:
         except Broken:
             raise _Fatal(frames.COMPRESSION_ERROR, "header block") from None
         if stream_id <= self._last_id:
-            self._trailers(stream_id, flags, now)
+            self._trailers(stream_id, flags, head, now)
             return
         self._last_id = stream_id
         if stream_id > self.closing_id:
             # It was told not to; what it sends for this stream is let pass.
             self._forgive(stream_id)
+            self._spend(1.0, now)
             return
-        if head.is_malformed:
+        if head.is_malformed or (flags & END_STREAM and head.length > 0):
             self._reset(stream_id, frames.PROTOCOL_ERROR, now)
             return
         if len(self.streams) >= self._limits.streams_max:
@@ -273,15 +282,12 @@ class Connection:
         if head.size > self._limits.header_bytes_max:
             stream.refusal = HEAD_TOO_LARGE
         if flags & END_STREAM:
-            if head.length > 0:
-                self._reset(stream_id, frames.PROTOCOL_ERROR, now)
-                return
             stream.is_complete = True
             self.requests.append(stream)
         elif stream.refusal:
             self.requests.append(stream)
 
-    def _trailers(self, stream_id: int, flags: int, now: float) -> None:
+    def _trailers(self, stream_id: int, flags: int, head: Head, now: float) -> None:
         stream = self.streams.get(stream_id)
         if stream is None:
             if stream_id not in self._forgiven:
@@ -290,7 +296,7 @@ class Connection:
             return
         if stream.is_complete:
             self._give_up(stream, frames.STREAM_CLOSED, now)
-        elif not flags & END_STREAM:
+        elif not flags & END_STREAM or not head.fits_trailers:
             self._give_up(stream, frames.PROTOCOL_ERROR, now)
         else:
             self._spend(1.0, now)
@@ -315,7 +321,7 @@ class Connection:
         if stream.received > self._limits.stream_window_bytes:
             self._give_up(stream, frames.FLOW_CONTROL_ERROR, now)
             return
-        if not flags & END_STREAM and size < self._limits.tiny_bytes:
+        if not flags & END_STREAM and len(payload) < self._limits.tiny_bytes:
             self._spend(1.0, now)
         stream.size += len(payload)
         if payload and not stream.refusal:
@@ -376,6 +382,8 @@ class Connection:
         stream.is_complete = True
         self._release(stream)
         if not stream.refusal:
+            if len(stream.parts) > 1:
+                stream.parts = [b"".join(stream.parts)]
             self.requests.append(stream)
 
     def _other(self, kind: int, flags: int, stream_id: int, payload: bytes, now: float) -> None:
@@ -433,18 +441,22 @@ class Connection:
         if len(payload) != 4:
             raise _Fatal(frames.FRAME_SIZE_ERROR, "window update")
         more = frames.read_number(payload)[0] & STREAM_ID_MAX
-        if not self._sending:
-            # Nothing waits for it: too many of them are a flood.
-            self._spend(1.0, now)
         if not stream_id:
             if not more:
                 raise _Fatal(frames.PROTOCOL_ERROR, "window update of nothing")
             self.window += more
             if self.window > WINDOW_MAX:
                 raise _Fatal(frames.FLOW_CONTROL_ERROR, "window of the connection")
+            before = len(self._out)
             for stream in list(self._sending.values()):
-                self._send_waiting(stream)
+                if stream.window > 0:
+                    self._send_waiting(stream)
+            if more < self._limits.tiny_bytes or len(self._out) == before:
+                # Nothing waits for it, or hardly anything goes: too many of them are a flood.
+                self._spend(1.0, now)
             return
+        if more < self._limits.tiny_bytes or stream_id not in self._sending:
+            self._spend(1.0, now)
         self._known_stream(stream_id)
         if stream_id not in self.streams:
             return
@@ -488,6 +500,13 @@ class Connection:
                 if not 16_384 <= value <= 2**24 - 1:
                     raise _Fatal(frames.PROTOCOL_ERROR, "frame size")
                 self._frame_bytes_max = value
+            elif (
+                name == frames.HEADER_TABLE_SIZE
+                and value < _TABLE_BYTES_DEFAULT
+                and self._table_update is not None
+            ):
+                # We use no table, but who makes its own smaller waits to be told so, once.
+                self._table_update = _TABLE_OF_NO_SIZE
         self.is_open = True
         self._out.append(frames.SETTINGS_ACK)
         for stream in list(self._sending.values()):
@@ -523,21 +542,26 @@ class Connection:
         if self._budget < self._limits.budget:
             self._budget += 1.0
         number = stream_id.to_bytes(4, "big")
+        if self._table_update:
+            head, block = _FIRST_ANSWER_HEAD, _TABLE_OF_NO_SIZE + _ANSWER_BLOCK
+            self._table_update = None
+        else:
+            head, block = _ANSWER_HEAD, _ANSWER_BLOCK
         if size <= self.window and size <= stream.window and size <= self._frame_bytes_max:
             self.window -= size
             self._out.append(
                 b"%b%b%b%b\0\0%b\0%b%b%b\1\5%b%b"
                 % (
-                    _ANSWER_HEAD, number, _ANSWER_BLOCK,
+                    head, number, block,
                     size.to_bytes(3, "big"), number, (size - PREFIX_BYTES).to_bytes(4, "big"),
                     message, len(trailers).to_bytes(3, "big"), number, trailers,
                 )
             )  # fmt: skip
             self._sent(stream)
             return
-        self._out.append(b"%b%b%b" % (_ANSWER_HEAD, number, _ANSWER_BLOCK))
+        self._out.append(b"%b%b%b" % (head, number, block))
         prefix = b"\0" + len(message).to_bytes(4, "big")
-        stream.waiting = prefix + message, trailers
+        stream.waiting = memoryview(prefix + message), trailers
         self._sending[stream_id] = stream
         self._send_waiting(stream)
 
@@ -547,6 +571,9 @@ class Connection:
             return
         if self._budget < self._limits.budget:
             self._budget += 1.0
+        if self._table_update:
+            block = self._table_update + block
+            self._table_update = None
         self._out.append(frame(HEADERS, END_HEADERS | END_STREAM, stream.id, block))
         self._sent(stream)
 
@@ -558,7 +585,7 @@ class Connection:
             size = min(end - at, self.window, stream.window, self._frame_bytes_max)
             if size <= 0:
                 break
-            self._out.append(frame(DATA, 0, stream.id, message[at : at + size]))
+            self._out.append(frame(DATA, 0, stream.id, bytes(message[at : at + size])))
             self.window -= size
             stream.window -= size
             at += size
@@ -615,17 +642,24 @@ class Connection:
 
     def tick(self, now: float) -> None:
         """Does what time alone asks for; to be called about each second."""
-        limits = self._limits
         if self.ended:
             return
+        try:
+            self._tick(now)
+        except _Fatal as fatal:
+            self._end(fatal.code, fatal.text)
+
+    def _tick(self, now: float) -> None:
+        limits = self._limits
         if not self.is_open and now - self._started > limits.handshake_seconds_max:
             self._end(frames.PROTOCOL_ERROR, "handshake")
             return
         if self.is_going and now - self._going_since > _GOING_SECONDS:
             self._close_to_new()
-            if now - self._going_since > limits.age_grace_seconds:
+            if not self.ended and now - self._going_since > limits.age_grace_seconds:
                 self._end(frames.NO_ERROR, "age")
-            return
+            if self.ended:
+                return
         for stream in list(self.streams.values()):
             waited = now - stream.opened
             if (not stream.is_complete and waited > limits.body_seconds_max) or (
@@ -649,7 +683,9 @@ class Connection:
         self.ended = self.ended or "closed"
 
     def _end(self, code: int, text: str) -> None:
-        self._out.append(frames.goaway(self._last_id, code, text.encode()))
+        # What was named once as the last stream may not grow (RFC 9113 section 6.8).
+        last_id = min(self._last_id, self.closing_id)
+        self._out.append(frames.goaway(last_id, code, text.encode()))
         self.close()
         self.ended = text
 
@@ -705,4 +741,5 @@ def _unpadded(payload: bytes) -> bytes:
 # ``:status`` 200 and the content type, the same in every reply that has a message.
 _BLOCK = b"\x88\x0f\x10\x10application/grpc"
 _ANSWER_HEAD = len(_BLOCK).to_bytes(3, "big") + bytes((HEADERS, END_HEADERS))
+_FIRST_ANSWER_HEAD = (len(_BLOCK) + 1).to_bytes(3, "big") + bytes((HEADERS, END_HEADERS))
 _ANSWER_BLOCK = _BLOCK

@@ -8,16 +8,19 @@ for anything unusual, `hpack` decodes.
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Hashable, Iterable
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import hpack
 from hpack.table import HeaderTable
 
+from authz_service.base.remembered import Remembered
 from authz_service.rpc.fronts.h2 import huffman
 
 # Blocks and fields above this are decoded each time: large ones are rare, and must not fill memory.
 _REMEMBERED_BYTES_MAX = 512
+# One of 500 bytes may stand for as many pairs, and those take far more than its bytes do.
+_REMEMBERED_PAIRS_MAX = 64
 # Of each kind, twice: the new ones and those before them.
 _REMEMBERED_MAX = 2_048
 
@@ -26,6 +29,7 @@ METADATA, IGNORED, MALFORMED = 0, 1, 2
 METHOD, SCHEME, PATH, AUTHORITY = 3, 4, 5, 6
 CONTENT_TYPE, TIMEOUT, ENCODING, CONTENT_LENGTH = 7, 8, 9, 10
 _PSEUDO = frozenset({METHOD, SCHEME, PATH, AUTHORITY})
+_PSEUDO_BITS = sum(1 << kind for kind in _PSEUDO)
 
 _KINDS = {
     b":method": METHOD,
@@ -47,16 +51,13 @@ _KINDS = {
 # A token in lower case, or a pseudo header.
 _NAME = re.compile(rb":?[!#$%&'*+.^_`|~0-9a-z-]+")
 _BROKEN = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]$")
-_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 # ``grpc-timeout`` as a field with a new name begins, in both codings. Nearly every call has another
 # one, and nothing else in a block that changes.
 _TIMEOUT_HEADS = (b"\x0cgrpc-timeout", b"\x89\x9a\xca\xc8\xb2\x4d\x49\x4f\x6a\x7f")
-_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_TIMEOUT_DIGITS_MAX = 8
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CONTENT_TYPE = re.compile(r"application/grpc(\+proto)?[ \t]*(;.*)?")
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 
 class Broken(Exception):
@@ -89,10 +90,12 @@ class Head:
         length: ``content-length``, -1 without one.
         size: As SETTINGS_MAX_HEADER_LIST_SIZE counts it.
         is_malformed: HTTP/2 does not allow such a head.
+        fits_trailers: HTTP/2 allows it at the end of a message.
     """
 
     __slots__ = (
-        "encoding", "is_grpc", "is_malformed", "length", "metadata", "method", "path", "size",
+        "encoding", "fits_trailers", "is_grpc", "is_malformed", "length", "metadata", "method",
+        "path", "size",
     )  # fmt: skip
 
     def __init__(self, fields: Iterable[Field]) -> None:
@@ -136,35 +139,12 @@ class Head:
             elif kind == CONTENT_LENGTH:
                 malformed = malformed or value is None
                 self.length = value
+        self.fits_trailers = not malformed and not seen & _PSEUDO_BITS
         if not (self.path and self.method and scheme):
             malformed = True
         self.metadata = tuple(pairs)
         self.size = total
         self.is_malformed = malformed
-
-
-class _Remembered(Generic[K, V]):
-    """A bounded table in which what is used stays: the new ones, and those before them."""
-
-    __slots__ = ("_most", "new", "old")
-
-    def __init__(self, most: int = _REMEMBERED_MAX) -> None:
-        self._most = most
-        self.new: dict[K, V] = {}
-        self.old: dict[K, V] = {}
-
-    def get(self, key: K) -> V | None:
-        found = self.new.get(key)
-        if found is None:
-            found = self.old.get(key)
-            if found is not None:
-                self.put(key, found)
-        return found
-
-    def put(self, key: K, value: V) -> None:
-        if len(self.new) >= self._most:
-            self.old, self.new = self.new, {}
-        self.new[key] = value
 
 
 class Timeout(NamedTuple):
@@ -187,10 +167,10 @@ class Tables:
     """What blocks and fields mean; for all connections of a front together."""
 
     def __init__(self) -> None:
-        self.blocks: _Remembered[bytes, Read] = _Remembered()
-        self.fields: _Remembered[bytes, Field] = _Remembered()
+        self.blocks: Remembered[bytes, Read] = Remembered(_REMEMBERED_MAX)
+        self.fields: Remembered[bytes, Field] = Remembered(_REMEMBERED_MAX)
         # What stands before and after a timeout, and the head that they make together with it.
-        self.around: _Remembered[tuple[bytes, bytes], Head] = _Remembered()
+        self.around: Remembered[tuple[bytes, bytes], Head] = Remembered(_REMEMBERED_MAX)
 
 
 class Reader:
@@ -235,7 +215,8 @@ class Reader:
             found = _around_timeout(block, tables)
             if found is None:
                 found = _read(_known(plain(block, tables, is_empty=True)))
-                tables.blocks.put(block, found)
+                if len(found[0].metadata) <= _REMEMBERED_PAIRS_MAX:
+                    tables.blocks.put(block, found)
         return found
 
     def _read_early(self, block: bytes) -> Read:
@@ -297,11 +278,13 @@ def _around_timeout(block: bytes, tables: Tables) -> Read | None:
             if parts[0] is None or parts[1] is None or key[1][:1] == b"\x20":
                 return None
             head = Head([*parts[0], field_of(b"grpc-timeout", b"1S"), *parts[1]])
-            tables.around.put(key, head)
+            if len(head.metadata) <= _REMEMBERED_PAIRS_MAX:
+                tables.around.put(key, head)
     except hpack.HPACKError:
         return None
-    seconds = field_of(b"grpc-timeout", value).value
-    return head, Timeout(seconds, seconds is None)
+    seconds = _seconds(value)
+    # What is no timeout may not even be a value.
+    return None if seconds is None else (head, Timeout(seconds))
 
 
 def plain(block: bytes, tables: Tables, *, is_empty: bool) -> list[Field] | None:
@@ -364,7 +347,9 @@ def plain(block: bytes, tables: Tables, *, is_empty: bool) -> list[Field] | None
                     return None
                 name = _STATIC_NAMES[index - 1] if index else _string(block, name_at, value_at)
                 field = field_of(name, _string(block, value_at, at))
-                if len(key) <= _REMEMBERED_BYTES_MAX:
+                if len(key) <= _REMEMBERED_BYTES_MAX and (
+                    field.kind != METADATA or len(field.value) <= _REMEMBERED_PAIRS_MAX
+                ):
                     remembered.put(key, field)
             found.append(field)
     except (IndexError, hpack.HPACKError):
@@ -414,13 +399,20 @@ def field_of(name: bytes, value: bytes) -> Field:
     if kind == PATH and not value:
         return Field(MALFORMED, None, size)
     if kind == TIMEOUT:
-        match = _TIMEOUT.fullmatch(text)
-        return Field(kind, int(match[1]) * _UNITS[match[2]] if match else None, size)
+        return Field(kind, _seconds(value), size)
     if kind == CONTENT_TYPE:
         return Field(kind, _CONTENT_TYPE.fullmatch(text) is not None, size)
     if kind == CONTENT_LENGTH:
         return Field(kind, int(text) if _LENGTH.fullmatch(text) else None, size)
     return Field(kind, text, size)
+
+
+def _seconds(value: bytes) -> float | None:
+    """Returns what a ``grpc-timeout`` means, None if nothing."""
+    digits, unit = value[:-1], _UNITS.get(value[-1:])
+    if unit is None or not digits.isdigit() or len(digits) > _TIMEOUT_DIGITS_MAX:
+        return None
+    return int(digits) * unit
 
 
 def _pairs(name: str, value: str) -> tuple[tuple[str, str | bytes], ...]:

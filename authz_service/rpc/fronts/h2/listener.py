@@ -16,6 +16,9 @@ from authz_service.rpc.fronts.h2.headers import Tables
 from authz_service.rpc.fronts.h2.limits import Limits
 from authz_service.rpc.fronts.listeners import Listener, Tls, Unlistenable
 
+# Of its own: threads must not disturb who seeds the common one.
+_RANDOM = random.Random()
+
 _BACKLOG = 1_024
 _TICK_SECONDS = 0.5
 _ACCEPTED_TOGETHER = 64
@@ -51,7 +54,7 @@ class Link(asyncio.Protocol):
         self._transport: Any = None
         self._paused_at = 0.0
         # Spread out, or all that connected at once would come back at once.
-        self._age_at = now + listener.age_seconds * random.uniform(0.9, 1.1)
+        self._age_at = now + listener.age_seconds * _RANDOM.uniform(0.9, 1.1)
         self.connection = Connection(listener.limits, listener.tables, listener.bodies, now)
         self.is_dirty = False
         self.names: tuple[str, ...] = ()
