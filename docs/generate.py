@@ -20,7 +20,7 @@ from authz_service.config import EXAMPLE_ROOT_KEY, settings
 from authz_service.config.environment import GROUPS
 from authz_service.pb.authz.v1.options_pb2 import required_scope
 from authz_service.rpc.auth import RULES_OF_OTHERS
-from authz_service.telemetry.metrics import NOT_COUNTED_YET, Counter, Gauge, Histogram, Metrics
+from authz_service.telemetry.metrics import Counter, Gauge, Histogram, Metrics
 
 DOCS = Path(__file__).resolve().parent
 REASONS = DOCS.parent / "protos/authz/v1/error_reason.proto"
@@ -103,11 +103,8 @@ def metrics() -> str:
         "In the Prometheus text format at `AUTHZ_METRICS_LISTEN`, over all workers together."
         " Values of labels come from fixed sets, never from a caller.\n",
     ]
-    counted = [metric for metric in Metrics().all() if not NOT_COUNTED_YET.fullmatch(metric.name)]
-    reserved = [metric for metric in Metrics().all() if NOT_COUNTED_YET.fullmatch(metric.name)]
-    for title, chosen in (("Counted", counted), ("Names reserved, not counted yet", reserved)):
-        lines.append(f"\n## {title}\n\n| metric | kind | labels | what |\n|---|---|---|---|\n")
-        lines.extend(_metric(metric) for metric in chosen)
+    lines.append("\n| metric | kind | labels | what |\n|---|---|---|---|\n")
+    lines.extend(_metric(metric) for metric in Metrics().all())
     return "".join(lines)
 
 

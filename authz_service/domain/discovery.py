@@ -23,7 +23,7 @@ from authz_service.engine.check import (
 from authz_service.engine.explain import ACTIVE, ASSIGNMENT, OWN_ROLE, VIA_GROUP, Explanation, Grant
 from authz_service.engine.facts import GROUP, MEMBERSHIP, ResourceRef, Subject
 from authz_service.engine.limits import LISTED_GRANTS_MAX
-from authz_service.storage import resource_members, searches
+from authz_service.storage import poison, resource_members, searches
 from authz_service.storage.database import Reading, Snapshot
 from authz_service.storage.members import HeldRole, Person
 from authz_service.storage.searches import Frame, Held, ListedResource, Node
@@ -126,8 +126,10 @@ def list_resources(
     held = found.held
     items = []
     for row in shown:
+        if not row.resource_type_slug or not poison.is_path(row.path, row.id):
+            continue
         slugs = of_type[row.resource_type_slug]
-        if len(slugs) > 1 and held is not None and row.path is not None:
+        if len(slugs) > 1 and held is not None:
             nodes = row.path.split("/")
             slugs = [slug for slug in slugs if any(slug in held.get(node, ()) for node in nodes)]
         items.append((row, slugs))
@@ -354,7 +356,7 @@ def explain(
     Raises:
         InvalidArgument: PERMISSION_RESOURCE_TYPE_MISMATCH.
     """
-    assert asked.subject_id and asked.organization_id and asked.status
+    assert asked.subject_id and asked.organization_id and asked.status is not None
     require_type(asked, permission_slug)
     path = asked.resource_path
     kind = _kind(subject)

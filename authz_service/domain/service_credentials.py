@@ -7,8 +7,10 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Row,
+    Text,
     and_,
     bindparam,
+    cast,
     func,
     or_,
     select,
@@ -23,7 +25,7 @@ from authz_service.base.pages import Cursor, Page
 from authz_service.base.secrets import Secret
 from authz_service.domain import events
 from authz_service.engine import limits, tags
-from authz_service.storage import paging, realms, statements
+from authz_service.storage import paging, poison, realms, statements
 from authz_service.storage.database import Database, Snapshot, Transaction
 from authz_service.storage.tables import Organization, ServiceCredential
 
@@ -76,7 +78,7 @@ class Known:
 
 
 def find(database: Database, credential_id: str) -> Known | None:
-    """Returns the present state of a credential, None if there is none.
+    """Returns the present state of a credential, None if there is none or it makes no sense.
 
     Raises:
         Unavailable: DATABASE_UNAVAILABLE.
@@ -84,8 +86,9 @@ def find(database: Database, credential_id: str) -> Known | None:
     table = ServiceCredential.__table__.c
     statement = select(
         table.id,
-        table.scopes,
-        table.organization_ids,
+        # As text: a row that cannot be read must not be an error of the statement.
+        cast(table.scopes, Text).label("scopes"),
+        cast(table.organization_ids, Text).label("organization_ids"),
         table.expires_at,
         table.is_revoked,
         table.secret_hash,
@@ -96,14 +99,19 @@ def find(database: Database, credential_id: str) -> Known | None:
     row = next(iter(database.rows(statement, {}, name=statements.CREDENTIAL)), None)
     if row is None:
         return None
+    scopes, organization_ids = poison.names(row.scopes), poison.names(row.organization_ids)
+    if not (scopes and organization_ids is not None and row.secret_hash) or row.is_revoked is None:
+        # Without its organizations it would be unrestricted.
+        database.poisoned(poison.SERVICE_CREDENTIALS)
+        return None
     hashes: list[tuple[bytes, int | None]] = [(row.secret_hash, None)]
     if row.old_secret_hash is not None:
         hashes.append((row.old_secret_hash, row.old_secret_until))
     return Known(
         id=row.id,
         hashes=tuple(hashes),
-        scopes=frozenset(row.scopes),
-        organization_ids=frozenset(row.organization_ids),
+        scopes=scopes,
+        organization_ids=organization_ids,
         expires_at=row.expires_at,
         is_revoked=row.is_revoked,
         revision=row.revision,

@@ -20,7 +20,7 @@ from authz_service.base.actor import Actor
 from authz_service.base.clock import Clock, boot_seconds, microseconds, utc_now
 from authz_service.base.consistency import Position
 from authz_service.engine.limits import Limits
-from authz_service.storage import dialects, statements
+from authz_service.storage import dialects, poison, statements
 from authz_service.storage.cache.marking import Marked, Marking, NoMarking, NotMarked, Unmarked
 from authz_service.storage.statements import Statements
 from authz_service.storage.tables import Event, EventQueueEntry, Realm
@@ -82,6 +82,7 @@ class Snapshot:
         limits: Those of the deployment.
         measure: Counts the statements that do not go through SQLAlchemy.
         select_name: Under which they are counted.
+        poisoned: Counts a row that cannot be interpreted, by its table.
     """
 
     connection: Connection
@@ -90,6 +91,7 @@ class Snapshot:
     actor: Actor
     limits: Limits
     measure: Statements
+    poisoned: Callable[[str], None]
     select_name: ClassVar[str] = f"{statements.SNAPSHOT}_select"
 
     def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
@@ -222,6 +224,10 @@ class Database:
         self._attempts = counting.write_attempts
         self._measure = Statements(self.dialect, counting)
         self._measure.watch_errors(self._engine)
+        for table in poison.TABLES:
+            counting.poison_rows.add(table, amount=0.0)
+        # Counts a row that cannot be interpreted, by its table.
+        self.poisoned: Callable[[str], None] = counting.poison_rows.add
         self._snapshots, self._writes, self._controls = (
             self._measure.watched(self._engine, kind) for kind in statements.TRANSACTIONS
         )
@@ -321,7 +327,13 @@ class Database:
                 )
                 try:
                     yield Snapshot(
-                        connection, self.dialect, self.now(), actor, self._limits, self._measure
+                        connection,
+                        self.dialect,
+                        self.now(),
+                        actor,
+                        self._limits,
+                        self._measure,
+                        self.poisoned,
                     )
                 finally:
                     self._roll_back(connection)
@@ -430,6 +442,7 @@ class Database:
                     actor,
                     self._limits,
                     self._measure,
+                    self.poisoned,
                     session,
                 )
                 result = work(tx)

@@ -28,7 +28,7 @@ from authz_service.engine.facts import (
     ResourceRef,
     Subject,
 )
-from authz_service.storage import statements
+from authz_service.storage import poison, statements
 from authz_service.storage.database import Database, Snapshot
 from authz_service.storage.dialects import Dialect
 
@@ -37,8 +37,9 @@ ACTIVE = "ACTIVE"
 # --- one question: one statement -------------------------------------------------------------
 
 SUBJECT_SQL = {
-    MEMBERSHIP: "SELECT id, organization_id, status FROM memberships WHERE id = :subject",
-    USER: "SELECT id, organization_id, status FROM memberships"
+    MEMBERSHIP: f"SELECT id, organization_id, {poison.STATUS_SQL} FROM memberships"
+    " WHERE id = :subject",
+    USER: f"SELECT id, organization_id, {poison.STATUS_SQL} FROM memberships"
     " WHERE user_id = :subject AND organization_id = :subject_organization",
     GROUP: f"SELECT id, organization_id, '{ACTIVE}' AS status FROM groups WHERE id = :subject",
     # No API key can exist yet, so each one that is asked about is unknown.
@@ -65,10 +66,13 @@ HOLDERS_SQL = {
 }
 # Own roles are held on the organization resource, which is above everything in the organization.
 _OWN_SQL = {
-    MEMBERSHIP: "EXISTS (SELECT 1 FROM membership_roles r JOIN role_permissions p"
-    " ON p.role_id = r.role_id AND p.permission_slug = :permission WHERE r.membership_id = s.id)",
-    GROUP: "1 = 0",
+    MEMBERSHIP: "(SELECT max(CASE WHEN x.id IS NULL THEN 1 ELSE 2 END) FROM membership_roles r"
+    " JOIN role_permissions p ON p.role_id = r.role_id AND p.permission_slug = :permission"
+    " LEFT JOIN roles x ON x.id = p.role_id WHERE r.membership_id = s.id)",
+    GROUP: "NULL",
 }
+# None that contains the permission still exists.
+_GONE_OWN_ROLE = 1
 
 
 def _one_statement(dialect: Dialect, kind: str, by_id: bool) -> TextClause:
@@ -77,15 +81,16 @@ def _one_statement(dialect: Dialect, kind: str, by_id: bool) -> TextClause:
         f"WITH RECURSIVE subject AS ({SUBJECT_SQL[kind]}), target AS ({TARGET_SQL[by_id]}),"
         f" holders(id) AS ({HOLDERS_SQL[start]})"
         " SELECT s.organization_id, s.status, t.id, t.organization_id, t.resource_type_slug,"
-        " (SELECT resource_type_slug FROM permissions WHERE slug = :permission),"
+        " t.path, (SELECT resource_type_slug FROM permissions WHERE slug = :permission),"
         f" {_OWN_SQL[start]},"
-        f" (SELECT max(coalesce(a.expires_at, {NO_END})) FROM resource_ancestors n"
+        f" (SELECT max(CASE WHEN x.id IS NULL OR a.expires_at > {NO_END} THEN {poison.POISONED_END}"
+        f" ELSE coalesce(a.expires_at, {NO_END}) END) FROM resource_ancestors n"
         " CROSS JOIN holders h"
         + dialect.probe(
             "role_assignments", "a", "a.subject_id = h.id AND a.resource_id = n.ancestor_id"
         )
         + " JOIN role_permissions p ON p.role_id = a.role_id AND p.permission_slug = :permission"
-        " WHERE n.resource_id = t.id),"
+        " LEFT JOIN roles x ON x.id = p.role_id WHERE n.resource_id = t.id),"
         f" (SELECT revision FROM realms WHERE id = '{ENVIRONMENT}'),"
         " (SELECT revision FROM realms WHERE id = s.organization_id),"
         " (SELECT revision FROM service_credentials WHERE id = :credential)"
@@ -172,8 +177,9 @@ class SqlFacts:
             resource_id,
             resource_organization_id,
             resource_type_slug,
+            path,
             permission_type,
-            has_own_role,
+            own_role,
             end,
             environment_revision,
             organization_revision,
@@ -183,13 +189,25 @@ class SqlFacts:
         grants = {}
         if organization_id is not None:
             revisions[organization_id] = organization_revision
-            if has_own_role:
-                end = NO_END
+            if own_role is not None:
+                if own_role == _GONE_OWN_ROLE:
+                    self._database.poisoned(poison.MEMBERSHIP_ROLES)
+                else:
+                    end = NO_END
+            if end == poison.POISONED_END:
+                self._database.poisoned(poison.ROLE_ASSIGNMENTS)
+            if status != ACTIVE and not poison.is_status(status):
+                self._database.poisoned(poison.MEMBERSHIPS)
             held: Ends = {resource_id: {slug: end}} if end is not None else {}
             grants[subject] = Grants(organization_id, status == ACTIVE, (held,))
         paths = {}
         if resource_id is not None:
-            paths[resource] = Path(resource_organization_id, resource_type_slug, (resource_id,))
+            nodes: tuple[str, ...] = (resource_id,)
+            if resource_type_slug is None or not poison.is_path(path, resource_id):
+                self._database.poisoned(poison.RESOURCES)
+                nodes = ()
+            if resource_type_slug is not None:
+                paths[resource] = Path(resource_organization_id, resource_type_slug, nodes)
         types = {slug: permission_type} if permission_type is not None else {}
         return Facts(grants, paths, types, now, revisions, credential_revision)
 
@@ -246,23 +264,41 @@ def _paths(snapshot: Snapshot, resources: Collection[ResourceRef]) -> dict[Resou
             "SELECT id, organization_id, resource_type_slug, path FROM resources WHERE id IN {ids}",
             ids=by_id,
         ):
-            found[ResourceRef(row[0])] = Path(row[1], row[2], tuple(row[3].split("/")))
+            path = path_of(snapshot, *row)
+            if path is not None:
+                found[ResourceRef(row[0])] = path
     keys = [resource[1:] for resource in resources if not resource.id]
     if keys:
         dialect = snapshot.dialect
-        for organization_id, type_slug, external_id, path in snapshot.values(
+        for id, organization_id, type_slug, external_id, nodes in snapshot.values(
             _paths_by_key(dialect), dialect.rows_value("keys", keys)
         ):
-            ref = ResourceRef("", organization_id, type_slug, external_id)
-            found[ref] = Path(organization_id, type_slug, tuple(path.split("/")))
+            path = path_of(snapshot, id, organization_id, type_slug, nodes)
+            if path is not None:
+                found[ResourceRef("", organization_id, type_slug, external_id)] = path
     return found
+
+
+def path_of(
+    snapshot: Snapshot, id: str, organization_id: str, type_slug: str | None, path: Any
+) -> Path | None:
+    """Returns the path that a row tells, without nodes if it cannot be interpreted.
+
+    None if it does not even say what the resource is.
+    """
+    is_sound = type_slug is not None and poison.is_path(path, id)
+    if not is_sound:
+        snapshot.poisoned(poison.RESOURCES)
+    if type_slug is None:
+        return None
+    return Path(organization_id, type_slug, tuple(path.split("/")) if is_sound else ())
 
 
 @cache
 def _paths_by_key(dialect: Dialect) -> TextClause:
     columns = ("organization_id", "resource_type_slug", "external_id")
     return text(
-        "SELECT r.organization_id, r.resource_type_slug, r.external_id, r.path"
+        "SELECT r.id, r.organization_id, r.resource_type_slug, r.external_id, r.path"
         f" FROM {dialect.rows('keys', *columns)} g"
         + dialect.probe(
             "resources", "r", " AND ".join(f"r.{column} = g.{column}" for column in columns)
@@ -294,7 +330,7 @@ def _subjects(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject
     if memberships:
         for row in _rows(
             snapshot,
-            "SELECT id, organization_id, status FROM memberships WHERE id IN {ids}",
+            f"SELECT id, organization_id, {poison.STATUS_SQL} FROM memberships WHERE id IN {{ids}}",
             ids=memberships,
         ):
             found[Subject(MEMBERSHIP, row[0])] = _Known(*row)
@@ -313,13 +349,16 @@ def _subjects(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject
             _members_by_user(dialect), dialect.rows_value("users", users)
         ):
             found[Subject(USER, user_id, known[1])] = _Known(*known)
+    for known in found.values():
+        if not poison.is_status(known.status):
+            snapshot.poisoned(poison.MEMBERSHIPS)
     return found
 
 
 @cache
 def _members_by_user(dialect: Dialect) -> TextClause:
     return text(
-        "SELECT m.user_id, m.id, m.organization_id, m.status"
+        "SELECT m.user_id, m.id, m.organization_id, coalesce(m.status, '')"
         f" FROM {dialect.rows('users', 'organization_id', 'user_id')} g"
         + dialect.probe(
             "memberships",
@@ -327,6 +366,21 @@ def _members_by_user(dialect: Dialect) -> TextClause:
             "m.organization_id = g.organization_id AND m.user_id = g.user_id",
         )
     )
+
+
+def end_of(snapshot: Snapshot, expires_at: Any, role_id: str | None) -> int:
+    """Returns the end of an assignment, one long ago if it cannot be interpreted.
+
+    Args:
+        role_id: None if the role that it gives is gone.
+    """
+    if role_id is not None:
+        if expires_at is None:
+            return NO_END
+        if type(expires_at) is int:
+            return expires_at
+    snapshot.poisoned(poison.ROLE_ASSIGNMENTS)
+    return poison.POISONED_END
 
 
 _MEMBERSHIP_BELONGS = (
@@ -344,14 +398,15 @@ _GROUP_BELONGS = (
     " SELECT subject_id, group_id FROM belongs"
 )
 _HELD = (
-    "SELECT a.subject_id, a.resource_id, p.permission_slug, a.expires_at FROM role_assignments a"
-    " JOIN role_permissions p ON p.role_id = a.role_id"
+    "SELECT a.subject_id, a.resource_id, p.permission_slug, a.expires_at, x.id"
+    " FROM role_assignments a JOIN role_permissions p ON p.role_id = a.role_id"
+    " LEFT JOIN roles x ON x.id = p.role_id"
     " WHERE a.subject_id IN {holders} AND a.resource_id IN {nodes}"
     " AND p.permission_slug IN {slugs}"
 )
 _OWN_ROLES = (
-    "SELECT r.membership_id, o.root_resource_id, p.permission_slug FROM membership_roles r"
-    " JOIN role_permissions p ON p.role_id = r.role_id"
+    "SELECT r.membership_id, o.root_resource_id, p.permission_slug, x.id FROM membership_roles r"
+    " JOIN role_permissions p ON p.role_id = r.role_id LEFT JOIN roles x ON x.id = p.role_id"
     " JOIN organizations o ON o.id = r.organization_id"
     " WHERE r.membership_id IN {holders} AND p.permission_slug IN {slugs}"
 )
@@ -383,17 +438,20 @@ def _grants(
     }
     ends: dict[str, dict[str, dict[str, int]]] = {}
 
-    def hold(holder: str, resource_id: str, slug: str, end: int | None) -> None:
+    def hold(holder: str, resource_id: str, slug: str, end: int) -> None:
         held = ends.setdefault(holder, {}).setdefault(resource_id, {})
-        held[slug] = max(held.get(slug, 0), NO_END if end is None else end)
+        held[slug] = max(held.get(slug, 0), end)
 
     if memberships:
         for row in _rows(snapshot, _OWN_ROLES, holders=memberships, slugs=slugs):
-            hold(row[0], row[1], row[2], None)
+            if row[3] is None:
+                snapshot.poisoned(poison.MEMBERSHIP_ROLES)
+            else:
+                hold(row[0], row[1], row[2], NO_END)
     holders = {group_id for group_ids in belongs.values() for group_id in group_ids}
     holders.update(memberships, everyone.values())
     for row in _rows(snapshot, _HELD, holders=holders, nodes=nodes, slugs=slugs):
-        hold(*row)
+        hold(row[0], row[1], row[2], end_of(snapshot, row[3], row[4]))
     grants = {}
     for subject, row in subjects.items():
         holding = [row.id, *belongs[row.id]]

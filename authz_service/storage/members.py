@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, TextClause, TextualSelect, text
 
 from authz_service.base.consistency import ENVIRONMENT
+from authz_service.storage import poison
 from authz_service.storage.below import pattern
 from authz_service.storage.database import Snapshot
 from authz_service.storage.dialects import Dialect
@@ -288,7 +289,7 @@ def organization_roles_sql(dialect: Dialect, ids: str, name: str) -> str:
         + dialect.probe(
             "role_assignments", "s", "s.subject_id = b.group_id AND s.resource_id = b.root_id"
         )
-        + " WHERE s.expires_at IS NULL OR s.expires_at > :now"
+        + f" WHERE {poison.valid_sql('s')}"
         f"), {name}_found(membership_id, role_id, source, group_id) AS ("
         f"SELECT a.id, h.role_id, h.source, '' FROM {name}_asked a"
         + dialect.probe("membership_roles", "h", "h.membership_id = a.id")

@@ -14,7 +14,7 @@ from sqlalchemy import TextClause, text
 
 from authz_service.base.consistency import ENVIRONMENT
 from authz_service.engine.facts import ResourceRef
-from authz_service.storage import members, role_orders
+from authz_service.storage import members, poison, role_orders
 from authz_service.storage.database import Reading
 from authz_service.storage.dialects import Dialect
 from authz_service.storage.facts import TARGET_SQL
@@ -26,7 +26,9 @@ from authz_service.storage.searches import LAST_ID, Frame, Held, Node
 # memberships another.
 _IS_GROUP = "a.subject_id >= 'group_' AND a.subject_id < 'group`'"
 _IS_MEMBERSHIP = "a.subject_id >= 'om_' AND a.subject_id < 'om`'"
-_IS_VALID = "(a.expires_at IS NULL OR a.expires_at > :now)"
+_IS_VALID = poison.valid_sql("a")
+# Nobody is a member of what cannot be interpreted.
+_IS_SOUND = poison.path_sql("t")
 
 # Kinds of rows. The question's own, the lowest, is always there.
 _ASKED, _ROLE, _NODE, _HOLDING_GROUP, _EDGE, _ORDER = range(6)
@@ -173,7 +175,7 @@ def _framed(row: Sequence[Any], permission_slug: str) -> Frame:
         resource_id,
         organization_id,
         type_slug,
-        tuple(path.split("/")) if path else (),
+        tuple(path.split("/")) if poison.is_path(path, resource_id) else (),
         {} if permission_type is None else {permission_slug: permission_type},
         revisions,
         everyone_group_id,
@@ -183,9 +185,10 @@ def _framed(row: Sequence[Any], permission_slug: str) -> Frame:
 def _sources(dialect: Dialect, by_id: bool, direct_only: bool) -> str:
     """Returns the CTEs from the question up to ``page(id)``."""
     nodes = (
-        "SELECT id FROM target"
+        f"SELECT t.id FROM target t WHERE {_IS_SOUND}"
         if direct_only
         else "SELECT n.ancestor_id FROM target t JOIN resource_ancestors n ON n.resource_id = t.id"
+        f" WHERE {_IS_SOUND}"
     )
     active = "JOIN memberships m ON m.id = {id} AND m.status = 'ACTIVE'"
     by_own_role = (
@@ -285,7 +288,8 @@ def _page(dialect: Dialect, by_id: bool, direct_only: bool) -> TextClause:
             ("r.id", "r.resource_type_slug", "r.external_id", "r.name"),
             (),
             " FROM target t JOIN resource_ancestors n ON n.resource_id = t.id"
-            + dialect.probe("resources", "r", "r.id = n.ancestor_id"),
+            + dialect.probe("resources", "r", "r.id = n.ancestor_id")
+            + f" WHERE {_IS_SOUND}",
         ),
         _row(
             _HOLDING_GROUP,

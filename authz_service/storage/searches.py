@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, TextClause, text
 
 from authz_service.base.consistency import ENVIRONMENT
-from authz_service.engine.facts import GROUP, MEMBERSHIP, USER, ResourceRef, Subject
+from authz_service.engine.facts import GROUP, MEMBERSHIP, NO_END, USER, ResourceRef, Subject
+from authz_service.storage import poison
 from authz_service.storage.database import Reading, Snapshot
 from authz_service.storage.dialects import Dialect
 from authz_service.storage.facts import HOLDERS_SQL, SUBJECT_SQL, TARGET_SQL
@@ -99,7 +100,7 @@ def _framed(row: Sequence[Any], permission_slugs: Collection[str]) -> Frame:
     revisions = {ENVIRONMENT: row[8]}
     if row[1] is not None:
         revisions[row[1]] = row[9]
-    path = tuple(row[6].split("/")) if row[6] else ()
+    path = tuple(row[6].split("/")) if poison.is_path(row[6], row[3]) else ()
     return Frame(row[0], row[1], row[2], row[3], row[4], row[5], path, types, revisions, row[10])
 
 
@@ -141,7 +142,6 @@ class ListedResource(NamedTuple):
     """A resource of a page, in the organization asked about; named as its columns are.
 
     Attributes:
-        path: None unless the page says which permissions are held.
     """
 
     id: str
@@ -150,7 +150,7 @@ class ListedResource(NamedTuple):
     name: str
     description: str
     parent_id: str
-    path: str | None
+    path: str
     created_at: int
     updated_at: int
     depth: int
@@ -324,7 +324,7 @@ def _reached_parts(
         " (SELECT h.resource_id, a.type_slug, a.slug FROM held h"
         " JOIN role_permissions p ON p.role_id = h.role_id"
         f" JOIN asked a ON a.slug = p.permission_slug{of_types}"
-        " WHERE h.expires_at IS NULL OR h.expires_at > :now),"
+        f" JOIN roles x ON x.id = p.role_id WHERE {poison.valid_sql('h')}),"
         f" sources(ancestor_id, type_slug) AS ({sources}),"
         " page(id) AS (SELECT id FROM (SELECT b.value AS id FROM"
         " (SELECT s.ancestor_id, s.type_slug, t.id AS parent_id FROM sources s"
@@ -343,10 +343,10 @@ def _reached(
     children_only: bool,
     with_held: bool,
 ) -> TextClause:
-    held, path = "NULL", "NULL"
+    held = "NULL"
     if with_held:
         held_pairs = dialect.joined("resource_id || ' ' || slug")
-        held, path = f"(SELECT {held_pairs} FROM roots)", "r.path"
+        held = f"(SELECT {held_pairs} FROM roots)"
     type_pairs = dialect.joined("slug || ' ' || type_slug")
     return text(
         f"{_reached_parts(dialect, kind, by_id, with_types, children_only)}"
@@ -358,9 +358,9 @@ def _reached(
         " (SELECT revision FROM realms WHERE id = s.organization_id) AS updated_at,"
         f" NULL AS depth, NULL AS revision, {held} AS held"
         " FROM (SELECT 1 AS one) q LEFT JOIN asker s ON q.one = 1 LEFT JOIN target t ON q.one = 1"
-        " UNION ALL SELECT 1, r.id, r.resource_type_slug, r.external_id, r.name, r.description,"
-        f" r.parent_id, {path}, r.created_at, r.updated_at, r.depth, r.revision, NULL FROM page"
-        + dialect.probe("resources", "r", "r.id = page.id")
+        " UNION ALL SELECT 1, r.id, coalesce(r.resource_type_slug, ''), r.external_id, r.name,"
+        " r.description, r.parent_id, r.path, r.created_at, r.updated_at, r.depth, r.revision, NULL"
+        " FROM page" + dialect.probe("resources", "r", "r.id = page.id")
     )
 
 
@@ -443,7 +443,10 @@ def _held_on_path(dialect: Dialect, kind: str, with_permissions: bool) -> TextCl
         f" FROM (SELECT id AS node_id FROM resources WHERE id IN {dialect.in_list('nodes')}) n"
         " CROSS JOIN holders h"
         + dialect.probe(
-            "role_assignments", "a", "a.subject_id = h.id AND a.resource_id = n.node_id"
+            "role_assignments",
+            "a",
+            "a.subject_id = h.id AND a.resource_id = n.node_id"
+            f" AND (a.expires_at IS NULL OR a.expires_at <= {NO_END})",
         )
         + ") SELECT h.holder_id, h.assignment_id, h.resource_id, h.role_id, r.slug, h.expires_at"
         f" FROM held h JOIN roles r ON r.id = h.role_id{containing}"

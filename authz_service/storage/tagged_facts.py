@@ -22,9 +22,10 @@ from authz_service.engine.facts import (
     ResourceRef,
     Subject,
 )
+from authz_service.storage import poison
 from authz_service.storage.database import Snapshot
 from authz_service.storage.dialects import Dialect
-from authz_service.storage.facts import ACTIVE
+from authz_service.storage.facts import ACTIVE, end_of, path_of
 
 # Grants of one load, each a permission of a role on a resource. A load of more is not worth
 # keeping: whoever asks reads only what its question needs.
@@ -101,11 +102,15 @@ def load(
     for kind, first, second, third, fourth, number in snapshot.values(
         _others(snapshot.dialect, *shape), parameters
     ):
-        if kind == _PATH_BY_ID:
-            paths[ResourceRef(first)] = _path(second, third, fourth)
-        elif kind == _PATH_BY_KEY:
-            ref = ResourceRef("", *first.split(" ", 2))
-            paths[ref] = _path(second, third, fourth)
+        if kind in (_PATH_BY_ID, _PATH_BY_KEY):
+            if kind == _PATH_BY_ID:
+                ref, id = ResourceRef(first), first
+            else:
+                id, *key = first.split(" ", 3)
+                ref = ResourceRef("", *key)
+            path = path_of(snapshot, id, second, third, fourth)
+            if path is not None:
+                paths[ref] = _tagged(path, id)
         elif kind == _PERMISSION:
             types[first] = second
         elif kind == _REVISION:
@@ -178,9 +183,19 @@ def _grants(snapshot: Snapshot, subjects: Collection[Subject]) -> dict[Subject, 
     )
     if len(rows) > GRANTS_MAX:
         return None
-    held: dict[str, list[Any]] = {}
-    for row in rows:
-        held.setdefault(row[0], []).append(row)
+    held: dict[str, list[tuple[str, str, int]]] = {}
+    for holder_id, resource_id, slug, expires_at, role_id, assignment_id in rows:
+        if assignment_id is not None:
+            end = end_of(snapshot, expires_at, role_id)
+        elif role_id is not None:
+            end = NO_END
+        else:
+            snapshot.poisoned(poison.MEMBERSHIP_ROLES)
+            continue
+        held.setdefault(holder_id, []).append((resource_id, slug, end))
+    for _, _, status in known.values():
+        if not poison.is_status(status):
+            snapshot.poisoned(poison.MEMBERSHIPS)
     return {
         subject: _fact(subject.kind, *seen, holders.get(subject, []), held, snapshot.now)
         for subject, seen in known.items()
@@ -193,19 +208,17 @@ def _fact(
     organization_id: str,
     status: str,
     group_ids: list[str],
-    held: Mapping[str, list[Any]],
+    held: Mapping[str, list[tuple[str, str, int]]],
     now: int,
 ) -> TaggedFact:
     flat: dict[str, dict[str, int]] = {}
     expires: int | None = None
     size = 1
     for holder_id in {id, *group_ids}:
-        for _, resource_id, slug, end in held.get(holder_id, ()):
-            if end is None:
-                end = NO_END
-            elif end <= now:
+        for resource_id, slug, end in held.get(holder_id, ()):
+            if end <= now:
                 continue
-            elif expires is None or end < expires:
+            if end != NO_END and (expires is None or end < expires):
                 expires = end
             ends = flat.setdefault(resource_id, {})
             if end > ends.get(slug, 0):
@@ -223,14 +236,15 @@ def _fact(
 @cache
 def _holders(dialect: Dialect, with_users: bool) -> TextClause:
     subjects = [
-        "SELECT ' ' || id, id, organization_id, status FROM memberships"
+        f"SELECT ' ' || id, id, organization_id, {poison.STATUS_SQL} FROM memberships"
         f" WHERE id IN {dialect.in_list('memberships')}",
         f"SELECT ' ' || id, id, organization_id, '{ACTIVE}' FROM groups"
         f" WHERE id IN {dialect.in_list('groups')}",
     ]
     if with_users:
         subjects.append(
-            "SELECT g.organization_id || ' ' || g.user_id, m.id, m.organization_id, m.status"
+            "SELECT g.organization_id || ' ' || g.user_id, m.id, m.organization_id,"
+            " coalesce(m.status, '')"
             f" FROM {dialect.rows('users', 'organization_id', 'user_id')} g"
             + dialect.probe(
                 "memberships",
@@ -256,13 +270,13 @@ def _holders(dialect: Dialect, with_users: bool) -> TextClause:
 @cache
 def _held(dialect: Dialect) -> TextClause:
     return text(
-        "SELECT a.subject_id, a.resource_id, p.permission_slug, a.expires_at"
+        "SELECT a.subject_id, a.resource_id, p.permission_slug, a.expires_at, x.id, a.id"
         f" FROM {dialect.rows('holders', 'id')} h"
         + dialect.probe("role_assignments", "a", "a.subject_id = h.id")
-        + " JOIN role_permissions p ON p.role_id = a.role_id"
-        " UNION ALL SELECT r.membership_id, o.root_resource_id, p.permission_slug, NULL"
+        + " JOIN role_permissions p ON p.role_id = a.role_id LEFT JOIN roles x ON x.id = p.role_id"
+        " UNION ALL SELECT r.membership_id, o.root_resource_id, p.permission_slug, NULL, x.id, NULL"
         f" FROM membership_roles r JOIN organizations o ON o.id = r.organization_id"
-        " JOIN role_permissions p ON p.role_id = r.role_id"
+        " JOIN role_permissions p ON p.role_id = r.role_id LEFT JOIN roles x ON x.id = p.role_id"
         f" WHERE r.membership_id IN {dialect.in_list('memberships')} LIMIT :limit"
     )
 
@@ -272,10 +286,9 @@ def _held(dialect: Dialect) -> TextClause:
 _PATH_BY_ID, _PATH_BY_KEY, _PERMISSION, _REVISION, _CREDENTIAL = range(5)
 
 
-def _path(organization_id: str, type_slug: str, path: str) -> TaggedFact:
-    nodes = tuple(path.split("/"))
-    value = Path(organization_id, type_slug, nodes)
-    return TaggedFact(organization_id, value, tags.of_path(nodes), size=len(nodes))
+def _tagged(path: Path, id: str) -> TaggedFact:
+    nodes = path.resource_ids
+    return TaggedFact(path.organization_id, path, tags.of_path(nodes or (id,)), size=len(nodes) + 1)
 
 
 def _parameters(
@@ -310,7 +323,7 @@ def _others(
     if by_key:
         columns = ("organization_id", "resource_type_slug", "external_id")
         condition = " AND ".join(f"r.{column} = g.{column}" for column in columns)
-        key = " || ' ' || ".join(f"g.{column}" for column in columns)
+        key = " || ' ' || ".join(("r.id", *(f"g.{column}" for column in columns)))
         parts.append(
             f"SELECT {_PATH_BY_KEY}, {key}, r.organization_id, r.resource_type_slug, r.path,"
             f" {none} FROM {dialect.rows('keys', *columns)} g"
