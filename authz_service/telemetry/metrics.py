@@ -213,7 +213,7 @@ class Metrics(Collector):
         )
         self.poison_rows = Counter(
             "authz_poison_rows_total",
-            "Rows that could not be interpreted when they were read for a decision, which they deny:"
+            "Rows that could not be interpreted when read for a decision, which they deny:"
             " ALARM at 1",
             ("table",),
         )
