@@ -19,7 +19,8 @@ EXAMPLE = ROOT / "examples" / "acme.yaml"
 FOLDER = Path("var")
 # Where it listens may be told; everything else is made up, so that the demo is always the same.
 _CONNECTIONS = 8
-_TOLD = ("AUTHZ_LISTEN", "AUTHZ_METRICS_LISTEN")
+_TOLD = ("AUTHZ_LISTEN", "AUTHZ_DECISIONS_LISTEN", "AUTHZ_METRICS_LISTEN")
+_DECISIONS_LISTEN = "127.0.0.1:50052"
 
 
 @app.command()
@@ -53,13 +54,17 @@ def demo(
         running = exits.enter_context(process(environment, log=log))
         wait_until_serving(str(config.server.listen), running, log=log)
         credential = environment["AUTHZ_FIRST_CREDENTIAL"]
-        client = Client(address=config.server.listen, credential=Secret(credential))
+        client = Client(
+            address=config.server.listen,
+            decisions_address=config.server.decisions_listen,
+            credential=Secret(credential),
+        )
         service = exits.enter_context(telling(Service(client)))
         import_into(service, EXAMPLE)
         _introduce(config, stack)
         _ask(service)
         if stack:
-            _revoke(service, config, client.credential, exits)
+            _revoke(service, config, client, exits)
         line("Ask it yourself, from another terminal:\n")
         line(f"  export AUTHZ_CREDENTIAL={credential}")
         line("  .venv/bin/authz check cat@acme project:edit project/web")
@@ -77,6 +82,7 @@ def _environment(stack: bool, exits: contextlib.ExitStack) -> dict[str, str]:
     from authz_service.config import dev_environment, foreign_environment
 
     kept = FOLDER / "demo.env"
+    told = foreign_environment(kept=_TOLD)
     given = {}
     if kept.exists():
         given = dict(each.split("=", 1) for each in kept.read_text().splitlines() if each)
@@ -93,12 +99,13 @@ def _environment(stack: bool, exits: contextlib.ExitStack) -> dict[str, str]:
                 "AUTHZ_DATABASE_URL": exits.enter_context(postgresql(folder, durable=True)).url,
                 "AUTHZ_REDIS_URL": exits.enter_context(valkey()).url,
                 "AUTHZ_WORKERS": "2",
+                "AUTHZ_DECISIONS_LISTEN": told.get("AUTHZ_DECISIONS_LISTEN", _DECISIONS_LISTEN),
             }
         except StackError as error:
             fail(str(error))
     else:
         settings = {"AUTHZ_DATABASE_URL": f"sqlite:///{FOLDER.resolve() / 'demo.db'}"}
-    environment, _ = dev_environment({**foreign_environment(kept=_TOLD), **given, **settings})
+    environment, _ = dev_environment({**told, **given, **settings})
     names = ("AUTHZ_ROOT_KEYS", "AUTHZ_FIRST_CREDENTIAL")
     with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.writelines(f"{name}={environment[name]}\n" for name in names)
@@ -108,6 +115,8 @@ def _environment(stack: bool, exits: contextlib.ExitStack) -> dict[str, str]:
 def _introduce(config: Any, stack: bool) -> None:
     kind = "PostgreSQL, Valkey, two workers" if stack else "an embedded SQLite file"
     line(f"authz_service is serving on {config.server.listen} ({kind}).")
+    if config.server.decisions_listen:
+        line(f"Decisions alone are answered on {config.server.decisions_listen}, for less.")
     line("It holds Acme: eight people, two workspaces, three projects, five documents")
     line("(examples/acme.yaml).\n")
 
@@ -126,10 +135,9 @@ def _ask(service: Any) -> None:
     _show(ask_explain(service, "dan@acme", "document:read", "document/spec"))
 
 
-def _revoke(service: Any, config: Any, credential: Any, exits: contextlib.ExitStack) -> None:
+def _revoke(service: Any, config: Any, client: Any, exits: contextlib.ExitStack) -> None:
     """Shows that what is taken away through one worker is gone in all, with the cache on."""
     from authz_service.cli.service import Service, telling
-    from authz_service.config import Client
     from authz_service.pb.authz.v1 import authorization_pb2, role_assignments_pb2
 
     subject, organization_id = service.subject("eve@acme")
@@ -137,7 +145,6 @@ def _revoke(service: Any, config: Any, credential: Any, exits: contextlib.ExitSt
     question = authorization_pb2.CheckRequest(
         subject=subject, permission_slug="document:read", resource=resource
     )
-    client = Client(address=config.server.listen, credential=credential)
     # The kernel spreads connections over the workers.
     others = [
         exits.enter_context(telling(Service(client, is_alone=True))) for _ in range(_CONNECTIONS)
@@ -147,7 +154,9 @@ def _revoke(service: Any, config: Any, credential: Any, exits: contextlib.ExitSt
         return sum(other.ask(other.authorization.Check, question).allowed for other in others)
 
     line("Eve gets to read the leads, and it is taken away from her again:")
-    line(f"(asked through {_CONNECTIONS} connections, spread over two workers)")
+    line(
+        f"(asked through {_CONNECTIONS} connections, spread over two workers, at the address of decisions)"
+    )
     made = service.role_assignments.CreateRoleAssignment(
         role_assignments_pb2.CreateRoleAssignmentRequest(
             organization_membership_id=service.membership_id(subject),

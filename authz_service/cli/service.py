@@ -36,8 +36,13 @@ class Service:
     def __init__(self, client: Client, *, is_alone: bool = False) -> None:
         if client.credential is None:
             fail("set AUTHZ_CREDENTIAL (or AUTHZ_CREDENTIAL_FILE) to a service credential")
+        decisions = client.decisions_address
         self.channel = connect(
-            str(client.address), client.credential, ca=client.ca, is_alone=is_alone
+            str(client.address),
+            client.credential,
+            decisions_address=None if decisions is None else str(decisions),
+            ca=client.ca,
+            is_alone=is_alone,
         )
         self._users: dict[str, str] = {}
         self._organizations: dict[str, str] = {}

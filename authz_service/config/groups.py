@@ -470,6 +470,12 @@ class Client:
         values.Address("127.0.0.1", 50051),
         why="Where the service is: `host:port` or `unix:/path`.",
     )
+    decisions_address: values.Address | None = listener(
+        "AUTHZ_DECISIONS_ADDRESS",
+        None,
+        why="Where the service answers decisions (its AUTHZ_DECISIONS_LISTEN), if they are to be"
+        " asked there.",
+    )
     credential: Secret | None = setting(
         None,
         variable="AUTHZ_CREDENTIAL",

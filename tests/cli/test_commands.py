@@ -55,7 +55,11 @@ class Demo(NamedTuple):
 def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Demo]:
     """``make run`` and ``make run-stack``, in a folder of their own."""
     address = f"127.0.0.1:{free_port()}"
+    decisions = f"127.0.0.1:{free_port()}"
     settings = {"AUTHZ_LISTEN": address, "AUTHZ_METRICS_LISTEN": f"127.0.0.1:{free_port()}"}
+    told = {"AUTHZ_ADDRESS": address}
+    if request.param:
+        settings["AUTHZ_DECISIONS_LISTEN"] = told["AUTHZ_DECISIONS_ADDRESS"] = decisions
     with subprocess.Popen(
         [sys.executable, "-m", "authz_service", "demo", *request.param],
         env=environment(**settings, PYTHONUNBUFFERED="1"),
@@ -75,7 +79,7 @@ def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Demo]:
                 pytest.fail(said)
             (exported,) = [line for line in said.splitlines() if "export AUTHZ_CREDENTIAL=" in line]
             credential = exported.partition("=")[2]
-            yield Demo(process, said, {"AUTHZ_ADDRESS": address, "AUTHZ_CREDENTIAL": credential})
+            yield Demo(process, said, {**told, "AUTHZ_CREDENTIAL": credential})
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
