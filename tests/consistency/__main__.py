@@ -15,14 +15,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.consistency.chaos.faults import ALL, BY_NAME, QUICK
+from tests.consistency.chaos import failover
+from tests.consistency.chaos.faults import BY_NAME, QUICK
 from tests.consistency.chaos.naive import TROUBLE
-from tests.consistency.chaos.proxy import Proxy
-from tests.consistency.chaos.scene import BEHIND_PROXY, Fault, begin, play
-from tests.consistency.sizes import LEASE_SECONDS, SEED
-from tests.consistency.stack import Servers, commit, machine, pause, servers, stack
+from tests.consistency.chaos.scene import Fault, Scene, play, played_on
+from tests.consistency.sizes import SEED
+from tests.consistency.stack import commit, machine, pause, servers
 
 NOTHING = Fault("none", "no fault", lambda scene: pause(1.0))
+FAULTS = BY_NAME | {NOTHING.name: NOTHING}
 SUMMED = (
     "calls",
     "reads",
@@ -53,6 +54,7 @@ class Lines:
         """Adds a line of the product to the sum."""
         self.sum.update({name: line[name] for name in SUMMED})
         self.sum["lost"] += len(line["lost"])
+        self.sum["leaked"] += len(line["leaks"])
         self.sum["crashes"] += len(line["crashes"])
 
 
@@ -64,61 +66,62 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--faults",
         default="none",
-        help=f"none, quick, all, or names with commas: {', '.join(BY_NAME)}",
+        help=f"none, quick, all, or names with commas: {', '.join([*BY_NAME, *failover.NAMES])}",
     )
     parser.add_argument("--redis", choices=("valkey", "redis"), default="valkey")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args(arguments)
-    groups = {"none": [NOTHING], "quick": QUICK, "all": ALL}
-    faults = groups.get(given.faults) or [BY_NAME[name] for name in given.faults.split(",")]
+    groups = {
+        "none": [NOTHING.name],
+        "quick": [fault.name for fault in QUICK],
+        "all": [*BY_NAME, *failover.NAMES],
+    }
+    names = groups.get(given.faults) or given.faults.split(",")
+    faults = [FAULTS[name] for name in names if name not in failover.NAMES]
+    random.Random(given.seed).shuffle(faults)
+    seconds = given.seconds / len(names)
     lines = Lines(given.output, given.seed)
     with servers(given.redis) as under:
-        naive = NOTHING if faults == [NOTHING] else TROUBLE
-        caught = _run(under, "naive", [naive], given.naive_seconds, lines, given.seed)
-        _run(under, "protocol", faults, given.seconds / len(faults), lines, given.seed)
+        with played_on(under, "naive", naive=True, seed=given.seed) as scene:
+            # A storm is trouble for the naive cache by itself.
+            wild = [TROUBLE, *(fault for fault in faults if fault.name == "storm")]
+            naive = [NOTHING] if faults == [NOTHING] else wild
+            caught = _play(scene, naive, given.naive_seconds / len(naive), lines)
+        if faults:
+            with played_on(under, "protocol", naive=False, seed=given.seed) as scene:
+                _play(scene, faults, seconds, lines)
+    for name in names:
+        if name in failover.NAMES:
+            with failover.paired(given.seed, given.redis) as (scene, pair):
+                _play(scene, [failover.fault(name, pair)], seconds, lines)
     lines.write(run="sum", redis=given.redis, naive_stale=caught, **lines.sum)
     print(json.dumps({"naive_stale": caught, **lines.sum}))
     return 0 if lines.is_clean and caught else 1
 
 
-def _run(
-    under: Servers, name: str, faults: list[Fault], seconds: float, lines: Lines, seed: int
-) -> int:
-    """Plays faults in a random order on one stack and returns how many answers were stale."""
-    proxy = Proxy(under.redis.port)
-    behind = under.redis.url.replace(f":{under.redis.port}/", f":{proxy.port}/")
-    is_naive = name == "naive"
+def _play(scene: Scene, faults: list[Fault], seconds: float, lines: Lines) -> int:
+    """Plays faults one after the other and returns how many answers were stale."""
+    is_naive = scene.stack.is_naive
+    name = "naive" if is_naive else "protocol"
     stale = 0
-    order = list(faults)
-    random.Random(seed).shuffle(order)
-    with stack(
-        under,
-        name,
-        naive=is_naive,
-        seed=seed,
-        lease_seconds=LEASE_SECONDS,
-        redis_urls={BEHIND_PROXY: behind},
-    ) as started:
-        scene = begin(started, proxy, seed)
-        for fault in order:
-            try:
-                line = play(scene, fault, seconds).line
-            except AssertionError as error:
-                lines.is_clean = is_naive and lines.is_clean
-                lines.write(run=name, fault=fault.number, name=fault.name, failed=str(error))
-                print(f"{fault.name}: {error}", flush=True)
-                continue
-            stale += line["stale"]
-            lines.write(run=name, **line)
-            shown = {key: line[key] for key in ("reads", "writes", "faults", "stale", "mixed")}
-            print(f"{name} {fault.name}: {shown} {line['lost']} {line['crashes'][:3]}", flush=True)
-            if not is_naive:
-                lines.add(line)
-                wrong = any(line[key] for key in ("stale", "backwards", "mixed", "impossible"))
-                lines.is_clean &= not (wrong or line["lost"] or line["crashes"])
-        scene.load.close()
-    proxy.close()
+    for fault in faults:
+        try:
+            line = play(scene, fault, seconds).line
+        except AssertionError as error:
+            lines.is_clean = is_naive and lines.is_clean
+            lines.write(run=name, fault=fault.number, name=fault.name, failed=str(error))
+            print(f"{fault.name}: {error}", flush=True)
+            continue
+        stale += line["stale"]
+        lines.write(run=name, **line)
+        shown = {key: line[key] for key in ("reads", "writes", "faults", "stale", "mixed")}
+        wrong = [*line["lost"], *line["leaks"], *line["crashes"][:3]]
+        print(f"{name} {fault.name}: {shown} {wrong}", flush=True)
+        if not is_naive:
+            lines.add(line)
+            is_wrong = any(line[key] for key in ("stale", "backwards", "mixed", "impossible"))
+            lines.is_clean &= not (is_wrong or line["lost"] or line["leaks"] or line["crashes"])
     return stale
 
 

@@ -174,6 +174,10 @@ class Load:
                 # What it needs first is made by its first write.
                 self._prepare(story)
 
+    def asking(self, process: int) -> "Asking":
+        """Returns what asks one process as a reader does."""
+        return Asking(self._channels[process], self._stack.bearer)
+
     def close(self) -> None:
         """Stops the watcher and closes all channels."""
         self.watcher.stop()
@@ -312,7 +316,7 @@ class Load:
                 if storm:
                     raging = [story for story in stories if story.kind in storm]
                     if raging:
-                        self._take(chance.choice(raging), process)
+                        self.take(chance.choice(raging), process)
                     else:
                         self._stopping.wait(pause_seconds)
                     continue
@@ -321,7 +325,7 @@ class Load:
                 if boot_seconds() < due[story.kind] or not self._may_write():
                     continue
                 due[story.kind] = boot_seconds() + story.seconds_min
-                self._take(story, process)
+                self.take(story, process)
         except Broken as broken:
             self.record.broken.append(f"given up: {broken}")
         except Exception as error:
@@ -332,7 +336,7 @@ class Load:
         reads = len(self.record.answered)
         return len(self.record.writes) <= WRITES_AHEAD + reads * WRITES / (1 - WRITES)
 
-    def _take(self, story: Story, process: int) -> None:
+    def take(self, story: Story, process: int) -> None:
         """Makes the next write of a story."""
         step = next(story.steps)
         path, payload = _encoded(step.change)
@@ -342,10 +346,7 @@ class Load:
         for watched, value in zip(story.watched, step.values, strict=True):
             writes = watched.register.writes
             before: Any = watched.register.values()[-1]
-            is_revoke |= any(
-                had and not has
-                for had, has in zip(before, value, strict=True)  # type: ignore[call-overload]
-            )
+            is_revoke |= any(had and not has for had, has in zip(before, value, strict=True))
             writes.append(Write(done.invoked, done.acknowledged, value))
             watched.tokens.append(Token(done.process, token, len(writes)))
         organizations = frozenset(watched.organization for watched in story.watched)

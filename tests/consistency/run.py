@@ -23,6 +23,7 @@ from tests.consistency.judges import (
     interval_judge,
     linearizability,
 )
+from tests.consistency.leaks import held, leaks
 from tests.consistency.load import Failure, Load, Record
 from tests.consistency.stack import Stack, within
 from tests.servers.postgresql import libpq_url
@@ -39,7 +40,9 @@ DOCUMENTED = {
     ("ABORTED", "CONFLICT"),
     ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
 }
-NO_PROCESS = {("UNAVAILABLE", ""), ("DEADLINE_EXCEEDED", "")}
+# The caller's own clock, before the answer that says so arrives.
+NO_ANSWER = {("DEADLINE_EXCEEDED", "")}
+NO_PROCESS = NO_ANSWER | {("UNAVAILABLE", "")}
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Verdict:
         stale, backwards, mixed, impossible: Answers found wrong, by the worst judge.
         oldest: For how long the oldest stale answer had been wrong, seconds.
         lost: What the audit found.
+        leaks: Threads, descriptors and connections that stay.
         crashes: Tracebacks, undocumented errors, broken calls.
         failures: Calls without an answer, by code and reason.
         answers: Where answers came from.
@@ -79,6 +83,7 @@ class Verdict:
     impossible: int = 0
     oldest: float = 0.0
     lost: list[str] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
     crashes: list[str] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
     answers: dict[str, float] = field(default_factory=dict)
@@ -102,7 +107,7 @@ class Verdict:
             "impossible": self.impossible,
         }
         found = [f"{count} {name}" for name, count in counted.items() if count]
-        return found + self.lost + self.crashes + (self.findings if found else [])
+        return found + self.lost + self.leaks + self.crashes + (self.findings if found else [])
 
     def line(self) -> dict[str, Any]:
         """Returns the verdict for a file of JSON lines."""
@@ -176,20 +181,25 @@ def _bits(value: Any) -> str:
     return "".join("1" if bit else "0" for bit in value)
 
 
-def undocumented(failures: list[Failure], *, processes_end: bool) -> list[str]:
-    """Returns the failures that no document allows.
+def undocumented(
+    failures: list[Failure], more: Collection[tuple[str, str]] = frozenset()
+) -> list[str]:
+    """Returns the failures that no document allows, and calls that went on after their deadline.
 
     Args:
-        processes_end: Whether the run kills or stops processes, so that nobody may be there, or
-            stops what they wait for, so that only the caller's own deadline ends a call.
-
-    Also reports calls that went on after their deadline.
+        more: What may happen besides: ``NO_PROCESS`` where processes are killed or stopped,
+            ``NO_ANSWER`` where something that they wait for is.
     """
-    allowed = DOCUMENTED | (NO_PROCESS if processes_end else set())
-    wrong = Counter((f.code, f.reason) for f in failures if (f.code, f.reason) not in allowed)
+    allowed = DOCUMENTED | set(more)
+    wrong = [failure for failure in failures if (failure.code, failure.reason) not in allowed]
     late = [failure for failure in failures if failure.is_late]
     return [
-        *(f"{count} x {code} {reason}" for (code, reason), count in wrong.items()),
+        *(
+            f"{count} x {code} {reason} {text}"
+            for (code, reason, text), count in Counter(
+                (failure.code, failure.reason, failure.text) for failure in wrong
+            ).items()
+        ),
         *(f"{f.code} after {f.seconds:.1f} s, long after its deadline" for f in late),
     ]
 
@@ -278,13 +288,17 @@ def half(
 ) -> Verdict:
     """Runs a load without faults and judges it."""
     before, fences = counts(stack, ANSWERS), counts(stack, FENCES)
+    ports = {stack.servers.redis.port}
+    holding = held(stack, ports)
     record = load.run(seconds, **options)
     verdict = Verdict()
     judged(record, verdict)
     verdict.answers = grown(before, counts(stack, ANSWERS))
     verdict.fences = grown(fences, counts(stack, FENCES))
     verdict.failures = dict(Counter(f"{f.code} {f.reason}" for f in record.failures))
-    verdict.crashes = undocumented(record.failures, processes_end=False) + record.broken
+    verdict.crashes = undocumented(record.failures) + record.broken
     verdict.crashes += [line for service in stack.services for line in service.errors()]
-    verdict.lost = audited(load, stack, since)
+    if not stack.is_naive:
+        verdict.lost = audited(load, stack, since)
+        verdict.leaks = leaks(holding, stack, ports)
     return verdict

@@ -4,7 +4,8 @@
 
 ORDERS is JSON: ``naive`` puts the cache that lies in the place of the product's, ``fill_seconds``
 delays fills, ``seed`` makes the delays random, and ``failpoints`` is a folder in which a test
-leaves a file to have the process killed or stopped at a point of its next write.
+leaves a file to have the process killed or stopped at a point of its next write, or its wall clock
+jump.
 """
 
 import faulthandler
@@ -15,15 +16,19 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import authz_service.server
 from authz_service import cli
+from authz_service.base.clock import utc_now
 from authz_service.storage.cache.marking import Marked, Marking, Tags
 from authz_service.storage.cache.views import Views
 from tests.consistency.naive import NaiveFacts, NaiveMarking, Store
 
+# The file that says how far the wall clock is ahead.
+CLOCK = "clock"
 # Where a write can be cut: it holds its locks and is not marked; marked, not committed; committed,
 # not bumped; bumped, not answered.
 POINTS = ("before mark", "after mark", "after commit", "after bump")
@@ -102,10 +107,32 @@ class PassingMarking:
         return _PassingMarked(marked, self._failpoints)
 
 
+class JumpingClock:
+    """The wall clock, as far ahead or behind as a test says.
+
+    Args:
+        file: Holds the seconds; absent = none.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __call__(self) -> datetime:
+        try:
+            seconds = float(self._file.read_text())
+        except FileNotFoundError:
+            seconds = 0.0
+        return utc_now() + timedelta(seconds=seconds)
+
+
 class ProtocolWorker(authz_service.server.Worker):
-    """The product's worker, with failpoints around its marking."""
+    """The product's worker, with failpoints around its marking and a clock that can jump."""
 
     failpoints: Failpoints | None = None
+    clock: Callable[[], datetime] = staticmethod(utc_now)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, clock=self.clock, **named)
 
     def _cache(self, *arguments: Any) -> Any:
         marking, *others = super()._cache(*arguments)
@@ -141,7 +168,9 @@ def main() -> None:
         DelayedViews.delay = staticmethod(delay)
         authz_service.server.Views = DelayedViews  # type: ignore[misc]
         if orders["failpoints"]:
-            ProtocolWorker.failpoints = Failpoints(Path(orders["failpoints"]))
+            folder = Path(orders["failpoints"])
+            ProtocolWorker.failpoints = Failpoints(folder)
+            ProtocolWorker.clock = staticmethod(JumpingClock(folder / CLOCK))
         authz_service.server.Worker = ProtocolWorker  # type: ignore[misc]
     sys.argv = ["authz", "serve"]
     cli.main()

@@ -28,18 +28,25 @@ class Size(NamedTuple):
     naive_reads: int
 
 
-SHORT = Size(8, 16, 1_000, 60, 20, 1, 500)
+SHORT = Size(4, 16, 1_000, 60, 20, 1, 500)
 LONG = Size(60, 1_740, 200_000, 10_000, 2_000, 50, 5_000)
 
 # Naive halves that may be needed to see every kind of lie.
-NAIVE_RUNS_MAX = 4
+NAIVE_RUNS_MAX = 8
 
 # Of the answers of a run without faults, this share comes from the cache.
 CACHED_MIN = 0.5
 
 # Of one fault in `make test`, and of one in the nightly run.
-FAULT_SECONDS, LONG_FAULT_SECONDS = 8.0, 300.0
+FAULT_SECONDS, LONG_FAULT_SECONDS = 4.0, 300.0
+LONG_FAILOVER_SECONDS = 120.0
+# Without a fault, before and after.
+CALM_SECONDS = 0.5
 # The least in them.
 CHAOS_READS_MIN, CHAOS_WRITES_MIN = 500, 20
 # Shorter than by default: a fault costs about one lease.
 LEASE_SECONDS = 1.5
+# "Cache on again within 6 s after Redis answers."
+CACHE_ON_SECONDS = 6.0
+# Of a process, or of whatever a fault waits for, on a machine with neighbours.
+PATIENCE_SECONDS = 60.0

@@ -15,7 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import psycopg
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 
@@ -28,6 +31,8 @@ from authz_service.stack import valkey as valkey_stack
 from tests.servers.debian import redis_7
 
 _ROOT = Path(__file__).parents[2]
+# What PostgreSQL calls the connections of a process.
+CALLED = "authz-{}"
 _START_SECONDS = 60.0
 _END_SECONDS = 30.0
 
@@ -99,6 +104,13 @@ class Service:
                 self._command, env=self._environment, cwd=_ROOT, stdout=output, stderr=output
             )
 
+    def change(self, **settings: str) -> None:
+        """Changes settings of the processes that are started from now on; empty = the default."""
+        for name, value in settings.items():
+            self._environment.pop(name, None)
+            if value:
+                self._environment[name] = value
+
     def wait(self) -> None:
         """Waits until it serves.
 
@@ -136,9 +148,16 @@ class Service:
 
     def order(self, point: str, what: signal.Signals) -> None:
         """Has the process kill or stop itself at a point of its next write."""
+        self._put(point, what.name)
+
+    def shift_clock(self, seconds: float) -> None:
+        """Lets the wall clock of the process be ahead by so much; it is one that takes orders."""
+        self._put("clock", str(seconds))
+
+    def _put(self, name: str, text: str) -> None:
         unfinished = self.failpoints / "unfinished"
-        unfinished.write_text(what.name)
-        unfinished.rename(self.failpoints / point)
+        unfinished.write_text(text)
+        unfinished.rename(self.failpoints / name)
 
     def was_obeyed(self, point: str) -> bool:
         """Returns whether an order was taken, once for each order."""
@@ -183,6 +202,27 @@ class Service:
         lines = self.log.read_text(errors="replace").splitlines()
         return [line for line in lines if "Traceback" in line or '"level":"error"' in line]
 
+    def told(self, event: str, **fields: object) -> int:
+        """Returns how many lines of its log tell of an event with these fields."""
+        count = 0
+        for line in self.log.read_text(errors="replace").splitlines():
+            if event not in line:
+                continue
+            entry = json.loads(line)
+            is_of_it = entry.get("event") == event
+            count += is_of_it and fields.items() <= entry.items()
+        return count
+
+    def answers_health(self, seconds: float) -> float | None:
+        """Returns after how many seconds it says whether it serves, None if it does not in time."""
+        began = boot_seconds()
+        with grpc.insecure_channel(self.address) as channel:
+            try:
+                HealthStub(channel).Check(HealthCheckRequest(), timeout=seconds)
+            except grpc.RpcError:
+                return None
+        return boot_seconds() - began
+
     def end(self) -> None:
         """Ends the process as an operator would, or kills it if that does not help."""
         self._port.close()
@@ -199,10 +239,15 @@ class Service:
 
 @dataclass
 class Servers:
-    """PostgreSQL and Valkey or Redis, for one or several stacks after each other."""
+    """PostgreSQL and Valkey or Redis, for one or several stacks after each other.
+
+    Attributes:
+        program: What a second server like ``redis`` is started from.
+    """
 
     postgresql: postgresql_stack.Server
     redis: valkey_stack.Server
+    program: valkey_stack.Program | None = None
 
     def database(self, name: str) -> str:
         """Makes a database with schema and first rows, and returns its URL."""
@@ -224,10 +269,15 @@ def servers(redis: str = "valkey") -> Iterator[Servers]:
     """
     program = redis_7() if redis == "redis" else None
     with postgresql_stack.postgresql() as database, valkey_stack.valkey(program) as cache:
-        with psycopg.connect(database.url.replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute("CREATE DATABASE prepared")
-        prepare(database.url_of("prepared"))
-        yield Servers(database, cache)
+        prepared(database)
+        yield Servers(database, cache, program)
+
+
+def prepared(server: postgresql_stack.Server) -> None:
+    """Makes the database with schema and first rows that those of the stacks are copied from."""
+    with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE prepared")
+    prepare(server.url_of("prepared"))
 
 
 @dataclass
@@ -258,6 +308,7 @@ def stack(
     lease_seconds: float = 1.5,
     fill_seconds: float = 0.06,
     redis_urls: Mapping[int, str] | None = None,
+    database_ports: Mapping[int, int] | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
     """Starts serving processes on a fresh database, the first of them as users start it.
@@ -265,6 +316,8 @@ def stack(
     Args:
         name: Of the database.
         redis_urls: Where single processes look for Redis, if not at its port.
+        database_ports: Of loopback, where single processes look for PostgreSQL, if not at its
+            socket.
     """
     url = under.database(name)
     with tempfile.TemporaryDirectory(prefix="authz-histories-") as folder:
@@ -282,8 +335,15 @@ def stack(
             }
         )
         services = []
+        ports = database_ports or {}
         for number in range(processes):
-            own = {"AUTHZ_REDIS_URL": (redis_urls or {}).get(number, under.redis.url)}
+            own_url = url
+            if number in ports:
+                own_url = f"postgresql+psycopg://postgres@127.0.0.1:{ports[number]}/{name}?"
+            own = {
+                "AUTHZ_REDIS_URL": (redis_urls or {}).get(number, under.redis.url),
+                "AUTHZ_DATABASE_URL": f"{own_url}&application_name={CALLED.format(number)}",
+            }
             orders = {"naive": naive, "fill_seconds": fill_seconds, "seed": seed + number}
             plain = number == 0 and not naive
             services.append(

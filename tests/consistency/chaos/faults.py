@@ -6,42 +6,58 @@ import signal
 import redis
 
 from authz_service.base.clock import boot_seconds
+from tests.consistency.chaos.busy_database import (
+    database_paused,
+    database_paused_for_a_while,
+    database_restarted,
+    long_transaction,
+    pool_of_one,
+    realm_locked,
+    realm_locked_for_a_while,
+)
 from tests.consistency.chaos.scene import BEHIND_PROXY, Fault, Scene
+from tests.consistency.chaos.storms import clocks_jump, storm
+from tests.consistency.chaos.unfit_redis import (
+    out_of_memory,
+    redis_becomes_a_replica,
+    redis_gets_a_replica,
+    redis_slow,
+    redis_unfit,
+)
 from tests.consistency.server import POINTS
+from tests.consistency.sizes import CACHE_ON_SECONDS, PATIENCE_SECONDS
 from tests.consistency.stack import Service, pause, within
 
-# "Cache on again within 6 s after Redis answers."
-CACHE_ON_SECONDS = 6.0
-# A process that starts on a machine with neighbours.
-START_SECONDS = 60.0
+# Whoever sees a mark asks after 2 s what became of its write; if the process that died is back by
+# then, it may be the one.
+MARK_SECONDS = 10.0
 
 
 # --- F1, F29: processes -------------------------------------------------------------------------
 
 
-def _ordered(scene: Scene, point: str, what: signal.Signals) -> Service:
+def _ordered(service: Service, point: str, what: signal.Signals) -> None:
     """Has a process that takes orders meet its end, or a stop, at a point of a write."""
-    service = scene.stack.services[scene.chance.choice([1, 2])]
     service.order(point, what)
-    taken = within(START_SECONDS, lambda: service.was_obeyed(point))
+    taken = within(PATIENCE_SECONDS, lambda: service.was_obeyed(point))
     assert taken is not None, f"no write passed by {point!r}"
-    return service
 
 
 def _killed_at(scene: Scene, point: str) -> None:
-    others = [scene.stack.services[0]]
+    service = scene.stack.services[scene.chance.choice([1, 2])]
+    others = [each for each in scene.stack.services if each is not service]
     recovered = _recovered(others)
-    service = _ordered(scene, point, signal.SIGKILL)
+    _ordered(service, point, signal.SIGKILL)
     service.reap()
     died = boot_seconds()
     service.start()
     if point in ("after mark", "after commit"):
         # The mark stays, until somebody who sees it finds out what became of its write.
-        taken = within(START_SECONDS, lambda: _recovered(others) > recovered)
+        taken = within(MARK_SECONDS, lambda: _recovered(others) > recovered)
         if taken is not None:
             scene.note("mark cleared", boot_seconds() - died)
     service.wait()
-    assert within(START_SECONDS, service.is_cache_on) is not None
+    assert within(PATIENCE_SECONDS, service.is_cache_on) is not None
 
 
 def _recovered(services: list[Service]) -> float:
@@ -70,15 +86,16 @@ def all_killed(scene: Scene) -> None:
         service.start()
     for service in scene.stack.services:
         service.wait()
-    scene.cache_on(START_SECONDS)
+    scene.cache_on(PATIENCE_SECONDS)
 
 
 def stopped_in_a_write(scene: Scene, seconds: float = 0.5) -> None:
     """Stops a process between mark and commit, where it holds locks, and lets it go on."""
-    service = _ordered(scene, "after mark", signal.SIGSTOP)
+    service = scene.stack.services[scene.chance.choice([1, 2])]
+    _ordered(service, "after mark", signal.SIGSTOP)
     pause(seconds)
     service.send(signal.SIGCONT)
-    taken = within(START_SECONDS, service.has_lease)
+    taken = within(PATIENCE_SECONDS, service.has_lease)
     assert taken is not None
     scene.note("lease regained", taken)
     pause(0.5)
@@ -90,7 +107,7 @@ def stopped(scene: Scene) -> None:
     service.send(signal.SIGSTOP)
     pause(scene.chance.choice([0.5, 2.0, 4.0]))
     service.send(signal.SIGCONT)
-    taken = within(START_SECONDS, service.is_cache_on)
+    taken = within(PATIENCE_SECONDS, service.is_cache_on)
     assert taken is not None
     pause(0.5)
 
@@ -103,7 +120,7 @@ def _redis_killed(scene: Scene, seconds: float) -> None:
     scene.servers.redis.kill()
     pause(seconds)
     scene.servers.redis.start()
-    scene.cache_on(CACHE_ON_SECONDS + START_SECONDS, after=over)
+    scene.cache_on(CACHE_ON_SECONDS + PATIENCE_SECONDS, after=over)
 
 
 def redis_killed(scene: Scene) -> None:
@@ -121,7 +138,7 @@ def _redis_stopped(scene: Scene, seconds: float) -> None:
     scene.servers.redis.stop()
     pause(seconds)
     scene.servers.redis.cont()
-    scene.cache_on(CACHE_ON_SECONDS + START_SECONDS, after=over)
+    scene.cache_on(CACHE_ON_SECONDS + PATIENCE_SECONDS, after=over)
     pause(0.5)
 
 
@@ -141,7 +158,7 @@ def redis_from_an_old_file(scene: Scene) -> None:
     old = scene.servers.redis.snapshot()
     pause(scene.chance.uniform(0.2, 1.5))
     scene.servers.redis.restart(from_snapshot=old)
-    scene.cache_on(CACHE_ON_SECONDS + START_SECONDS, after=over)
+    scene.cache_on(CACHE_ON_SECONDS + PATIENCE_SECONDS, after=over)
     pause(0.5)
 
 
@@ -166,7 +183,7 @@ def emptied(scene: Scene) -> None:
                 client.delete(key)
                 if how.endswith("type"):
                     client.set(key, "of another type")
-    scene.cache_on(CACHE_ON_SECONDS + START_SECONDS, after=over)
+    scene.cache_on(CACHE_ON_SECONDS + PATIENCE_SECONDS, after=over)
     pause(0.5)
 
 
@@ -210,41 +227,13 @@ def cut_off(scene: Scene) -> None:
     fences, over = scene.fences(), scene.generation()
     began = boot_seconds()
     (scene.proxy.cut if scene.faults % 2 == 0 else scene.proxy.swallow)()
-    taken = within(START_SECONDS, lambda: scene.fences() > fences)
+    taken = within(PATIENCE_SECONDS, lambda: scene.fences() > fences)
     assert taken is not None, "no write of the process that is cut off has fenced"
     scene.note("fenced", boot_seconds() - began)
     pause(0.5)
     scene.proxy.mend()
-    scene.cache_on(CACHE_ON_SECONDS + START_SECONDS, after=over)
+    scene.cache_on(CACHE_ON_SECONDS + PATIENCE_SECONDS, after=over)
     assert scene.stack.services[BEHIND_PROXY].is_running()
-
-
-# --- F11, F12: PostgreSQL -----------------------------------------------------------------------
-
-
-def _reads_again(scene: Scene, began: float) -> None:
-    """Waits for an answer of each process to a read that was sent after an instant."""
-    seen = scene.load.record.answered
-
-    def is_answered() -> bool:
-        return any(read.ended - read.seconds > began for read in seen[-50:])
-
-    taken = within(START_SECONDS, is_answered)
-    assert taken is not None
-    scene.note("answers again", taken)
-    scene.cache_on(START_SECONDS)
-    pause(0.5)
-
-
-def database_restarted(scene: Scene) -> None:
-    """Restarts PostgreSQL, fast or by killing it."""
-    database = scene.servers.postgresql
-    if scene.faults % 2 == 0:
-        database.kill()
-        database.start()
-    else:
-        database.restart()
-    _reads_again(scene, boot_seconds())
 
 
 ALL = [
@@ -257,13 +246,33 @@ ALL = [
     Fault("F5", "altered", altered),
     Fault("F6", "redis stopped", redis_stopped),
     Fault("F6", "redis stopped for a while", redis_stopped_for_a_while),
+    Fault("F7", "redis slow", redis_slow),
     Fault("F8", "cut off", cut_off),
+    Fault("F9", "redis out of memory", out_of_memory),
+    Fault("F9", "redis unfit", redis_unfit),
     Fault("F10", "redis from an old file", redis_from_an_old_file),
+    Fault("F10", "redis gets a replica", redis_gets_a_replica),
+    Fault("F10", "redis becomes a replica", redis_becomes_a_replica),
     Fault("F11", "database restarted", database_restarted, stops_database=True),
+    Fault("F12", "database paused", database_paused, stops_database=True, is_slow=True),
+    Fault(
+        "F12",
+        "database paused for a while",
+        database_paused_for_a_while,
+        stops_database=True,
+        is_slow=True,
+    ),
+    Fault("F18", "realm locked", realm_locked, is_slow=True),
+    Fault("F18", "realm locked for a while", realm_locked_for_a_while, is_slow=True),
+    Fault("F18", "long transaction", long_transaction),
+    Fault("F18", "pool of one", pool_of_one, ends_processes=True),
+    Fault("F28", "clocks jump", clocks_jump),
     Fault("F29", "stopped in a write", stopped_in_a_write, ends_processes=True),
     Fault("F29", "stopped", stopped, ends_processes=True),
+    Fault("F35", "storm", storm),
 ]
 BY_NAME = {fault.name: fault for fault in ALL}
+# By day, the rows that say so; what an old file does by night.
 QUICK = [
     BY_NAME[name]
     for name in (
@@ -273,8 +282,8 @@ QUICK = [
         "altered",
         "redis stopped",
         "cut off",
-        "redis from an old file",
         "database restarted",
+        "realm locked",
         "stopped in a write",
     )
 ]

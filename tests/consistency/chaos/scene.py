@@ -1,8 +1,9 @@
 """A stack under load that faults happen to, and what is measured of it."""
 
+import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,10 +11,13 @@ import redis
 
 from authz_service.base.clock import boot_seconds
 from tests.consistency.chaos.proxy import Proxy
+from tests.consistency.leaks import held, leaks
 from tests.consistency.load import Load, Record
 from tests.consistency.run import (
     ANSWERS,
     FENCES,
+    NO_ANSWER,
+    NO_PROCESS,
     Verdict,
     audited,
     counts,
@@ -22,7 +26,8 @@ from tests.consistency.run import (
     revisions,
     undocumented,
 )
-from tests.consistency.stack import Servers, Stack, pause, within
+from tests.consistency.sizes import CALM_SECONDS, LEASE_SECONDS, SEED
+from tests.consistency.stack import Servers, Stack, pause, stack, within
 
 # Of the process that reaches Redis through the proxy.
 BEHIND_PROXY = 2
@@ -86,6 +91,15 @@ class Scene:
         """Keeps the highest of what was measured under a name."""
         self.measured[name] = round(max(value, self.measured.get(name, value)), 3)
 
+    def percentile(self, process: int, since: float, share: float) -> float:
+        """Returns how long reads of one process took that were sent since, in milliseconds."""
+        taken = sorted(
+            read.seconds
+            for read in list(self.load.record.answered)
+            if read.process == process and read.ended - read.seconds >= since
+        )
+        return round(1_000 * taken[int(len(taken) * share)], 2) if taken else 0.0
+
     def fences(self) -> int:
         """Returns how many generations were left by the processes that live."""
         return sum(sum(of.values()) for of in counts(self.stack, FENCES).values())
@@ -98,6 +112,7 @@ class Fault(NamedTuple):
         happen: Does it once to a scene, and waits until it is over; called again and again.
         ends_processes: Whether calls may find no process.
         stops_database: Whether reads may be refused.
+        is_slow: Whether calls may end by their caller's deadline.
     """
 
     number: str
@@ -105,6 +120,12 @@ class Fault(NamedTuple):
     happen: Callable[[Scene], None]
     ends_processes: bool = False
     stops_database: bool = False
+    is_slow: bool = False
+
+    @property
+    def allowed(self) -> set[tuple[str, str]]:
+        """Returns what calls may end with besides what is documented for all."""
+        return NO_PROCESS if self.ends_processes else NO_ANSWER if self.is_slow else set()
 
 
 class Played(NamedTuple):
@@ -124,7 +145,9 @@ class Played(NamedTuple):
         return sum(not failure.is_write for failure in self.record.failures)
 
 
-def play(scene: Scene, fault: Fault, seconds: float, *, calm_seconds: float = 1.0) -> Played:
+def play(
+    scene: Scene, fault: Fault, seconds: float, *, calm_seconds: float = CALM_SECONDS
+) -> Played:
     """Loads a scene, lets the fault happen again and again, and judges all of it.
 
     Args:
@@ -135,6 +158,8 @@ def play(scene: Scene, fault: Fault, seconds: float, *, calm_seconds: float = 1.
     scene.chance = random.Random(f"{scene.seed} {fault.name}")
     spans: dict[str, tuple[float, float]] = {}
     before, fences = counts(scene.stack, ANSWERS), counts(scene.stack, FENCES)
+    ports = {scene.servers.redis.port, scene.proxy.port}
+    holding = held(scene.stack, ports)
     logs = {each.number: len(each.errors()) for each in scene.stack.services}
 
     def meanwhile() -> None:
@@ -158,12 +183,13 @@ def play(scene: Scene, fault: Fault, seconds: float, *, calm_seconds: float = 1.
     verdict.answers = grown(before, counts(scene.stack, ANSWERS))
     verdict.fences = grown(fences, counts(scene.stack, FENCES))
     verdict.failures = dict(Counter(f"{f.code} {f.reason}" for f in record.failures))
-    verdict.crashes = undocumented(record.failures, processes_end=fault.ends_processes)
+    verdict.crashes = undocumented(record.failures, fault.allowed)
     verdict.crashes += record.broken
     for service in scene.stack.services:
         verdict.crashes += service.errors()[logs[service.number] :]
     if not scene.stack.is_naive:
         verdict.lost = audited(scene.load, scene.stack, scene.since)
+        verdict.leaks = leaks(holding, scene.stack, ports)
     writes = [each.acknowledged - each.invoked for each in record.writes]
     line = {
         "fault": fault.number,
@@ -189,7 +215,28 @@ def _percentile(record: Record, span: tuple[float, float], share: float) -> floa
     return round(1_000 * taken[int(len(taken) * share)], 2) if taken else 0.0
 
 
-def begin(stack: Stack, proxy: Proxy, seed: int) -> Scene:
+@contextlib.contextmanager
+def played_on(under: Servers, name: str, *, naive: bool, seed: int = SEED) -> Iterator[Scene]:
+    """Starts a stack with one process behind a proxy, makes a world on it, and gives the scene."""
+    proxy = Proxy(under.redis.port)
+    behind = under.redis.url.replace(f":{under.redis.port}/", f":{proxy.port}/")
+    with (
+        contextlib.closing(proxy),
+        stack(
+            under,
+            name,
+            naive=naive,
+            seed=seed,
+            lease_seconds=LEASE_SECONDS,
+            redis_urls={BEHIND_PROXY: behind},
+        ) as started,
+    ):
+        scene = begin(started, proxy, seed)
+        with contextlib.closing(scene.load):
+            yield scene
+
+
+def begin(started: Stack, proxy: Proxy, seed: int) -> Scene:
     """Makes a world on a stack and returns the scene, ready to be played."""
-    load = Load(stack, seed)
-    return Scene(stack, load, proxy, seed, revisions(stack))
+    load = Load(started, seed)
+    return Scene(started, load, proxy, seed, revisions(started))
