@@ -1,5 +1,6 @@
 """A connection to Redis whose answers an event loop waits for, so that no thread has to."""
 
+import contextlib
 import ssl
 import threading
 import time
@@ -49,7 +50,7 @@ class Prompt:
         self._waiting: deque[tuple[float, int, list[Any], Then, str]] = deque()
         self._unsent = b""
         self._timer: Timer | None = None
-        connections.closing.append(lambda: poller.call_soon_threadsafe(self.close))
+        connections.closing.append(self._end)
 
     def send(self, name: str, packet: bytes, answers_expected: int, then: Then) -> None:
         """Sends commands; ``then`` is called once, perhaps at once.
@@ -74,6 +75,15 @@ class Prompt:
         self._is_closed = True
         self._fail("connection")
 
+    def _end(self) -> None:
+        """Ends the connection, from another thread."""
+        try:
+            self._poller.call_soon_threadsafe(self.close)
+        except RuntimeError:
+            # The loop has ended, and with it everybody who could use the connection.
+            if self._connection is not None:
+                self._connection.disconnect()
+
     def _connect(self) -> None:
         if self._is_connecting or self._is_closed or boot_seconds() < self._not_before:
             return
@@ -82,13 +92,13 @@ class Prompt:
 
     def _connect_in_thread(self) -> None:
         connection = None
-        try:
+        with contextlib.suppress(Refused):
             connection = self._connections.connected()
-        except Refused:
-            pass
-        finally:
-            # Also after what nobody thought of: else it would never be tried again.
+        try:
             self._poller.call_soon_threadsafe(lambda: self._connected(connection))
+        except RuntimeError:
+            if connection is not None:
+                connection.disconnect()
 
     def _connected(self, connection: Any) -> None:
         self._is_connecting = False
