@@ -226,8 +226,6 @@ class Reader:
             if fields is not None:
                 return _read(fields)
             self._decoder = hpack.Decoder(self._bytes_max * 4)
-            if self._is_agreed:
-                self._decoder.max_allowed_table_size = 0
         try:
             pairs = self._decoder.decode(block, raw=True)
         except (hpack.HPACKError, UnicodeDecodeError, IndexError):
