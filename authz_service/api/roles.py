@@ -119,4 +119,5 @@ class RoleServicer:
 def _role(snapshot: Snapshot, row: roles.AnyRole, organization_id: str) -> pb.Role:
     """Returns a role as an organization sees it; as the deployment does, if none is named."""
     order = configuration.role_order(snapshot, organization_id)
+    assert order is not None  # the role was found there
     return pb.Role(**roles.views(snapshot, [row], order)[0])

@@ -89,25 +89,32 @@ def role_priority(snapshot: Snapshot, organization_id: str = "") -> list[str]:
     Args:
         organization_id: Its own roles take part; empty = the environment roles alone.
     """
+    stored = role_orders.read(snapshot, (organization_id,) if organization_id else ())
     if organization_id:
-        return role_priorities(snapshot, (organization_id,))[organization_id]
-    return role_order(snapshot).role_ids
+        return priority_of(stored, organization_id)
+    return _ordered(stored.deployment, stored.role_ids[ENVIRONMENT])
 
 
-def role_order(snapshot: Snapshot, organization_id: str = "") -> RoleOrder:
-    """Returns how roles of type organization look from an organization, in three statements.
+def role_order(snapshot: Snapshot, organization_id: str = "") -> RoleOrder | None:
+    """Returns how roles of type organization look from an organization, in one statement.
 
     Args:
         organization_id: Its own roles take part; empty = the environment roles alone.
+
+    Returns:
+        None if there is no such organization.
     """
-    settings = current(snapshot)
-    known = role_slugs(snapshot, organization_id)
+    stored, defaults = role_orders.read_with_defaults(
+        snapshot, (organization_id,) if organization_id else ()
+    )
+    default_role_id = str(defaults[ENVIRONMENT])
     if not organization_id:
-        return RoleOrder(_ordered(settings.role_priority, list(known)), settings.default_role_id)
-    own = organization(snapshot, organization_id)
+        existing = stored.role_ids[ENVIRONMENT]
+        return RoleOrder(_ordered(stored.deployment, existing), default_role_id)
+    if organization_id not in stored.own:
+        return None
     return RoleOrder(
-        _order_of(own.role_priority, settings.role_priority, list(known)),
-        own.default_role_id or settings.default_role_id,
+        priority_of(stored, organization_id), defaults[organization_id] or default_role_id
     )
 
 

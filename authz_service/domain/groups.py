@@ -333,6 +333,7 @@ def members_page(
             organization_id=group.organization_id,
             statuses=statuses,
             include_total=include_total,
+            is_known=True,
             page=page,
         )
     wanted = below.Members(

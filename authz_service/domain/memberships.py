@@ -28,39 +28,32 @@ _SOURCES = (DIRECT, DIRECTORY, GROUP)
 
 
 def views(snapshot: Snapshot, rows: Sequence[Membership | Row[Any]]) -> list[dict[str, Any]]:
-    """Returns memberships as callers and events see them, in a fixed number of statements.
+    """Returns memberships as callers and events see them, in one statement.
 
     Args:
         rows: At most a page of a list; they exist, and their own roles are stored.
     """
     if not rows:
         return []
-    membership_ids = [row.id for row in rows]
-    people = {person.id: person for person in members.people(snapshot, membership_ids)}
-    return _views(snapshot, rows, people)
+    return _views(rows, members.shown(snapshot, [row.id for row in rows]))
 
 
 def views_by_id(snapshot: Snapshot, membership_ids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Returns id to membership as callers see it, of those that exist; at most a page of a list."""
-    people = {person.id: person for person in members.people(snapshot, membership_ids)}
-    return {seen["id"]: seen for seen in _views(snapshot, list(people.values()), people)}
+    shown = members.shown(snapshot, membership_ids)
+    return {seen["id"]: seen for seen in _views(list(shown.people.values()), shown)}
 
 
 def _views(
-    snapshot: Snapshot,
-    rows: Sequence[Membership | Row[Any] | members.Person],
-    people: Mapping[str, members.Person],
+    rows: Sequence[Membership | Row[Any] | members.Person], shown: members.Shown
 ) -> list[dict[str, Any]]:
-    membership_ids = [row.id for row in rows]
-    held = members.organization_roles(snapshot, membership_ids)
-    orders = {
-        organization_id: {role_id: place for place, role_id in enumerate(order)}
-        for organization_id, order in configuration.role_priorities(
-            snapshot, {row.organization_id for row in rows}
-        ).items()
-    }
+    orders: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row.organization_id not in orders:
+            order = configuration.priority_of(shown.orders, row.organization_id)
+            orders[row.organization_id] = {id: place for place, id in enumerate(order)}
     return [
-        _view(row, people[row.id], held.get(row.id, {}), orders[row.organization_id])
+        _view(row, shown.people[row.id], shown.roles.get(row.id, {}), orders[row.organization_id])
         for row in rows
     ]
 
@@ -200,11 +193,13 @@ def page(
     role_slugs: Collection[str] = (),
     query: str = "",
     include_total: bool = False,
+    is_known: bool = False,
     page: Page,
 ) -> tuple[Sequence[Row[Any]], Cursor | None, int | None]:
     """Returns one page of the memberships of an organization, of a user, or both, newest first.
 
     Args:
+        is_known: The organization exists, and the caller may see it.
         statuses: PENDING, ACTIVE, INACTIVE; none = ACTIVE (MB3).
         role_slugs: Only those with one of these among their own roles; none = all.
         query: Part of the user's address or of a name, whatever the case; empty = all.
@@ -220,7 +215,7 @@ def page(
     if not organization_id and not user_id:
         raise errors.field_required("organization_id")
     query = slugs.query("query", query)
-    if organization_id:
+    if organization_id and not is_known:
         organizations.require(snapshot, organization_id)
     if user_id:
         users.require(snapshot, user_id)

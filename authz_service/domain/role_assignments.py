@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, func, or_, select
+from sqlalchemy import ColumnElement, CompoundSelect, Row, func, null, or_, select, union_all
 from sqlalchemy import delete as sql_delete
 
 from authz_service.base import errors, ids, slugs
@@ -27,7 +27,6 @@ from authz_service.storage.database import Snapshot, Transaction
 from authz_service.storage.tables import (
     Group,
     Membership,
-    Organization,
     Resource,
     Role,
     RoleAssignment,
@@ -121,7 +120,7 @@ def view(row: AnyAssignment, role_slug: str, place: Place, now: int) -> dict[str
 
 
 def views(snapshot: Snapshot, rows: Sequence[AnyAssignment]) -> list[dict[str, Any]]:
-    """Returns role assignments as callers see them, in two statements for all."""
+    """Returns role assignments as callers see them, in one statement for all."""
     if not rows:
         return []
     names = _names(snapshot, {row.role_id for row in rows}, {row.resource_id for row in rows})
@@ -144,20 +143,19 @@ def _names(snapshot: Snapshot, role_ids: Collection[str], resource_ids: Collecti
     if not role_ids:
         return _Names({}, {})
     among = snapshot.dialect.among
-    role_slugs = {
-        row.id: row.slug
-        for row in snapshot.connection.execute(
-            select(Role.id, Role.slug).where(among(Role.id, role_ids))
-        )
-    }
-    places = {
-        row.id: Place(*row)
-        for row in snapshot.connection.execute(
-            select(
-                Resource.id, Resource.resource_type_slug, Resource.external_id, Resource.name
-            ).where(among(Resource.id, resource_ids))
-        )
-    }
+    columns = (Resource.id, Resource.resource_type_slug, Resource.external_id, Resource.name)
+    statement: CompoundSelect[Any] = union_all(
+        select(*columns, null()).where(among(Resource.id, resource_ids)),
+        # The slug comes last, so that the rows of roles can be told.
+        select(Role.id, null(), null(), null(), Role.slug).where(among(Role.id, role_ids)),
+    )
+    role_slugs: dict[str, str] = {}
+    places: dict[str, Place] = {}
+    for *place, slug in snapshot.connection.execute(statement):
+        if slug is None:
+            places[place[0]] = Place(*place)
+        else:
+            role_slugs[place[0]] = slug
     return _Names(role_slugs, places)
 
 
@@ -232,7 +230,7 @@ def page(
         homes.append(_home(snapshot, subject))
         subject_ids.add(subject.id)
         if include_groups:
-            subject_ids |= _groups_of(snapshot, subject, homes[0])
+            subject_ids |= searches.holders(snapshot, subject)
     if resource is not None:
         place = resources.find(snapshot, resource)
         homes.append(place.organization_id)
@@ -280,20 +278,6 @@ def _home(snapshot: Snapshot, subject: Subject) -> str:
     if subject.kind == GROUP:
         return str(groups.get(snapshot, subject.id).organization_id)
     return str(memberships.get(snapshot, subject.id).organization_id)
-
-
-def _groups_of(snapshot: Snapshot, subject: Subject, organization_id: str) -> set[str]:
-    """Returns every group a membership belongs to, or that contains a group (M10a)."""
-    found = searches.direct_groups(snapshot, subject.id, subject.kind)
-    for outer in searches.groups_above(snapshot, found).values():
-        found |= outer
-    if subject.kind == MEMBERSHIP:
-        found.add(
-            snapshot.connection.execute(
-                select(Organization.everyone_group_id).where(Organization.id == organization_id)
-            ).scalar_one()
-        )
-    return found
 
 
 # --- writes of one -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, Select, func, insert, select, union_all
 from sqlalchemy import delete as sql_delete
 
 from authz_service.base import errors, ids, slugs
@@ -172,9 +172,9 @@ def page(
     Raises:
         NotFound: ORGANIZATION_NOT_FOUND.
     """
-    if organization_id:
-        organizations.require(snapshot, organization_id)
     order = configuration.role_order(snapshot, organization_id)
+    if order is None or (organization_id and not snapshot.actor.may_see(organization_id)):
+        raise organizations.not_found("organization_id", organization_id)
     of_organization = resource_type_slug == resource_types.ORGANIZATION_TYPE
     ranked = order.role_ids if of_organization or not resource_type_slug else []
     start, last_other = _place(ranked, page.after)
@@ -182,7 +182,6 @@ def page(
     wanted = page.size + 1
     ranked_ids = ranked[start : start + wanted]
     places = {role_id: place for place, role_id in enumerate(ranked_ids)}
-    rows = sorted(_rows(snapshot, ranked_ids), key=lambda row: places[row.id])
     others = (
         select(*Role.__table__.columns)
         .where(
@@ -193,9 +192,14 @@ def page(
     )
     if resource_type_slug:
         others = others.where(Role.resource_type_slug == resource_type_slug)
-    if len(rows) < wanted and not of_organization:
-        following = others.where(Role.id > last_other).limit(wanted - len(rows))
-        rows.extend(snapshot.connection.execute(following))
+    following = None
+    if len(ranked_ids) < wanted and not of_organization:
+        following = others.where(Role.id > last_other).limit(wanted - len(ranked_ids))
+    # Ids rise, and no other role has a place.
+    rows = sorted(
+        _rows(snapshot, ranked_ids, following),
+        key=lambda row: (places.get(row.id, len(places)), row.id),
+    )
     shown = rows[: page.size]
     after: Cursor | None = None
     if len(rows) > page.size:
@@ -229,12 +233,17 @@ def _place(ranked: Sequence[str], after: Cursor | None) -> tuple[int, str]:
     return rank - 1, ""
 
 
-def _rows(snapshot: Snapshot, role_ids: Sequence[str]) -> Sequence[Row[Any]]:
+def _rows(
+    snapshot: Snapshot, role_ids: Sequence[str], following: Select[Any] | None
+) -> Sequence[Row[Any]]:
+    """Returns these roles and those of another statement, in one; in no order."""
+    named = select(*Role.__table__.columns).where(snapshot.dialect.among(Role.id, role_ids))
+    if following is None:
+        return snapshot.connection.execute(named).all() if role_ids else ()
     if not role_ids:
-        return ()
-    return snapshot.connection.execute(
-        select(*Role.__table__.columns).where(snapshot.dialect.among(Role.id, role_ids))
-    ).all()
+        return snapshot.connection.execute(following).all()
+    others = select(*following.subquery().columns)
+    return snapshot.connection.execute(union_all(named, others)).all()
 
 
 # --- the role itself -----------------------------------------------------------------------------

@@ -5,17 +5,18 @@ end. Searches for a part of a name read on until the page is full.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, TextClause, TextualSelect, text
 
 from authz_service.base.consistency import ENVIRONMENT
-from authz_service.storage import poison
+from authz_service.storage import poison, role_orders
 from authz_service.storage.below import pattern
 from authz_service.storage.database import Snapshot
 from authz_service.storage.dialects import Dialect
+from authz_service.storage.role_orders import RoleOrders
 from authz_service.storage.searches import LAST_ID
 from authz_service.storage.tables import User
 
@@ -229,21 +230,6 @@ class HeldRole(NamedTuple):
     group_ids: set[str]
 
 
-def organization_roles(
-    snapshot: Snapshot, membership_ids: Collection[str]
-) -> Mapping[str, Mapping[str, HeldRole]]:
-    """Returns membership id to role id to the role, own and through unexpired assignments (M10).
-
-    One statement for all. Groups are followed upwards once each, however many members they share.
-
-    Args:
-        membership_ids: At most a page of a list.
-    """
-    dialect = snapshot.dialect
-    parameters = {"memberships": dialect.list_value(membership_ids), "now": snapshot.now}
-    return held_roles(snapshot.values(_organization_roles(dialect), parameters))
-
-
 def held_roles(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, HeldRole]]:
     """Returns membership id to role id to the role, from rows of ``organization_roles_sql``."""
     found: dict[str, dict[str, HeldRole]] = defaultdict(dict)
@@ -300,14 +286,6 @@ def organization_roles_sql(dialect: Dialect, ids: str, name: str) -> str:
     )
 
 
-@cache
-def _organization_roles(dialect: Dialect) -> TextClause:
-    parts = organization_roles_sql(dialect, dialect.in_list("memberships"), "shown")
-    return text(
-        f"WITH RECURSIVE {parts} SELECT membership_id, role_id, slug, source, group_id FROM shown"
-    )
-
-
 class Person(NamedTuple):
     """A membership with the summary of its user, and the name of its organization."""
 
@@ -327,19 +305,67 @@ class Person(NamedTuple):
     organization_name: str
 
 
-def people(snapshot: Snapshot, membership_ids: Collection[str]) -> list[Person]:
-    """Returns those of the memberships that exist; at most a page of a list."""
-    parameters = {"memberships": snapshot.dialect.list_value(membership_ids)}
-    return [Person._make(row) for row in snapshot.values(_people(snapshot.dialect), parameters)]
+class Shown(NamedTuple):
+    """What is shown of memberships.
+
+    Attributes:
+        people: Id to those of the memberships that exist.
+        roles: Id to role id to the role, own and through unexpired assignments (M10).
+        orders: What the order of these roles is made of.
+    """
+
+    people: dict[str, Person]
+    roles: dict[str, dict[str, HeldRole]]
+    orders: RoleOrders
+
+
+# Kinds of rows of the one statement.
+_PERSON, _HELD_ROLE, _ORDER = range(3)
+
+
+def shown(snapshot: Snapshot, membership_ids: Collection[str]) -> Shown:
+    """Returns all that is shown of memberships, in one statement.
+
+    Groups are followed upwards once each, however many members they share.
+
+    Args:
+        membership_ids: At most a page of a list.
+    """
+    dialect = snapshot.dialect
+    parameters = {"memberships": dialect.list_value(membership_ids), "now": snapshot.now}
+    people: dict[str, Person] = {}
+    roles: list[Sequence[Any]] = []
+    orders: list[Sequence[Any]] = []
+    for kind, *columns in snapshot.values(_shown(dialect), parameters):
+        if kind == _PERSON:
+            people[columns[0]] = Person._make(columns)
+        elif kind == _HELD_ROLE:
+            roles.append((*columns[:4], columns[7]))
+        else:
+            orders.append((columns[4], *columns[:2]))
+    organization_ids = {person.organization_id for person in people.values()}
+    return Shown(people, held_roles(roles), role_orders.collect(orders, organization_ids))
 
 
 @cache
-def _people(dialect: Dialect) -> TextClause:
+def _shown(dialect: Dialect) -> TextClause:
+    asked = f"FROM memberships m WHERE m.id IN {dialect.in_list('memberships')}"
+    parts = organization_roles_sql(dialect, dialect.in_list("memberships"), "shown")
+    orders = role_orders.sql(dialect, "realms_shown wanted")
+    # PostgreSQL takes an untyped NULL for text.
+    number = "CAST(NULL AS bigint)"
     return text(
-        "SELECT m.id, m.organization_id, m.user_id, m.status, m.created_at, m.updated_at,"
-        " m.revision, u.email, u.first_name, u.last_name, u.name, u.profile_picture_url,"
-        " u.external_id, o.name FROM memberships m"
+        f"WITH RECURSIVE {parts}, realms_shown(id) AS"
+        f" (SELECT DISTINCT m.organization_id {asked} UNION ALL SELECT '{ENVIRONMENT}')"
+        f" SELECT {_PERSON}, m.id, m.organization_id, m.user_id, m.status, m.created_at,"
+        " m.updated_at, m.revision, u.email, u.first_name, u.last_name, u.name,"
+        " u.profile_picture_url, u.external_id, o.name FROM memberships m"
         + dialect.probe("users", "u", "u.id = m.user_id")
         + dialect.probe("organizations", "o", "o.id = m.organization_id")
         + f" WHERE m.id IN {dialect.in_list('memberships')}"
+        f" UNION ALL SELECT {_HELD_ROLE}, membership_id, role_id, slug, source,"
+        f" {number}, {number}, {number}, group_id, NULL, NULL, NULL, NULL, NULL, NULL FROM shown"
+        f" UNION ALL SELECT {_ORDER}, realm, value, NULL, NULL,"
+        f" kind, {number}, {number}, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
+        f" FROM ({orders}) orders"
     )

@@ -11,7 +11,7 @@ from authz_service.base.consistency import ENVIRONMENT
 from authz_service.storage.database import Snapshot
 from authz_service.storage.dialects import Dialect
 
-_ROLE, _ORDER = 0, 1
+_ROLE, _ORDER, _DEFAULT = range(3)
 
 
 class RoleOrders(NamedTuple):
@@ -34,6 +34,22 @@ def read(snapshot: Snapshot, organization_ids: Collection[str]) -> RoleOrders:
     parameters = snapshot.dialect.rows_value("realms", realms)
     rows = snapshot.values(_statement(snapshot.dialect), parameters)
     return collect(rows, organization_ids)
+
+
+def read_with_defaults(
+    snapshot: Snapshot, organization_ids: Collection[str]
+) -> tuple[RoleOrders, dict[str, str | None]]:
+    """Returns the same, and the default role of the environment and of each that exists."""
+    realms = [(ENVIRONMENT,), *((each,) for each in organization_ids)]
+    parameters = snapshot.dialect.rows_value("realms", realms)
+    defaults: dict[str, str | None] = {}
+    others = []
+    for row in snapshot.values(_with_defaults(snapshot.dialect), parameters):
+        if row[0] == _DEFAULT:
+            defaults[row[1]] = row[2]
+        else:
+            others.append(row)
+    return collect(others, organization_ids), defaults
 
 
 def collect(rows: Iterable[Sequence[Any]], organization_ids: Collection[str]) -> RoleOrders:
@@ -74,3 +90,14 @@ def sql(dialect: Dialect, realms: str) -> str:
 @cache
 def _statement(dialect: Dialect) -> TextClause:
     return text(sql(dialect, f"{dialect.rows('realms', 'id')} wanted"))
+
+
+@cache
+def _with_defaults(dialect: Dialect) -> TextClause:
+    realms = f"{dialect.rows('realms', 'id')} wanted"
+    return text(
+        sql(dialect, realms)
+        + f" UNION ALL SELECT {_DEFAULT}, c.organization_id, c.default_role_id FROM {realms}"
+        + dialect.probe("organization_configurations", "c", "c.organization_id = wanted.id")
+        + f" UNION ALL SELECT {_DEFAULT}, '{ENVIRONMENT}', default_role_id FROM configuration"
+    )

@@ -453,6 +453,20 @@ def _held_on_path(dialect: Dialect, kind: str, with_permissions: bool) -> TextCl
     )
 
 
+def holders(snapshot: Snapshot, subject: Subject) -> set[str]:
+    """Returns a membership or group and every group it belongs to, in one statement (M10a)."""
+    return {id for (id,) in snapshot.values(_HOLDERS[subject.kind], {"subject": subject.id})}
+
+
+_HOLDERS = {
+    kind: text(
+        f"WITH RECURSIVE subject AS ({SUBJECT_SQL[kind]}), holders(id) AS ({HOLDERS_SQL[kind]})"
+        " SELECT id FROM holders"
+    )
+    for kind in (MEMBERSHIP, GROUP)
+}
+
+
 def direct_groups(snapshot: Snapshot, subject_id: str, kind: str) -> set[str]:
     """Returns the groups that a membership or group is directly in, without everyone."""
     statement = _DIRECT_GROUPS[kind]

@@ -433,4 +433,4 @@ def test_a_page_costs_as_many_statements_as_one_row(world: World) -> None:
                 assert len(memberships.views(snapshot, rows)) == size
         counts.append(len(statements))
     assert set(counts) == {counts[0]}
-    assert counts[0] == 3
+    assert counts[0] == 1
