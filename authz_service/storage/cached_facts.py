@@ -7,7 +7,6 @@ be believed, all facts come from SQL.
 
 import random
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -539,15 +538,14 @@ class CachedFacts:
             amount: How many answers.
         """
         self._metrics.cache_answers.add(source, amount=amount)
-        count = Counter([(need.kind, "l1") for need in needs])
+        count: dict[tuple[str, str], int] = {}
+        for need in needs:
+            key = need.kind, "l2" if need.key in others else "l1"
+            count[key] = count.get(key, 0) + 1
         for need in missing:
             count[need.kind, "l1"] -= 1
-            count[need.kind, "sql"] += 1
-        if others:
-            for need in needs:
-                if need.key in others:
-                    count[need.kind, "l1"] -= 1
-                    count[need.kind, "l2"] += 1
+            key = need.kind, "sql"
+            count[key] = count.get(key, 0) + 1
         for (kind, where), facts in count.items():
             if facts:
                 self._metrics.cache_facts.add(kind, where, amount=facts)

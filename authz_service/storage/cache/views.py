@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from authz_service.base.clock import boot_seconds
 from authz_service.base.consistency import ENVIRONMENT, Position
+from authz_service.base.remembered import Remembered
 from authz_service.engine.tags import ANY_WRITE, ENVIRONMENT_DEFINITIONS
 from authz_service.storage.cache.control import (
     Control,
@@ -215,6 +216,7 @@ class Views:
         self._bytes = 0
         # Of the event loop's thread alone.
         self._soon: list[_Soon] = []
+        self._orders: Remembered[frozenset[str], tuple[str, ...]] = Remembered(_CUTS_MAX)
         self._is_under_way = False
 
     def _count_calls(self, calls: int) -> None:
@@ -443,7 +445,11 @@ class Views:
             if not isinstance(cut, str) and each.control is cut.control:
                 for realms in each.combinations:
                     if realms <= cut.parts.keys():
-                        self._keep(_wanted(realms), cut)
+                        wanted = self._orders.get(realms)
+                        if wanted is None:
+                            wanted = _wanted(realms)
+                            self._orders.put(realms, wanted)
+                        self._keep(wanted, cut)
                 each.then(cut)
             else:
                 each.then(cut if isinstance(cut, str) else "dropped")
