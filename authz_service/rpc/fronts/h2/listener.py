@@ -22,6 +22,8 @@ _RANDOM = random.Random()
 _BACKLOG = 1_024
 _TICK_SECONDS = 0.5
 _ACCEPTED_TOGETHER = 64
+# After there was no descriptor for a connection.
+_RETRY_SECONDS = 0.1
 # Above this the peer takes its replies too slowly, and nothing more is read from it.
 _WRITE_BYTES_HIGH = 256 * 1024
 
@@ -45,22 +47,29 @@ class Link(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_age_at", "_listener", "_paused_at", "_transport", "connection", "is_dirty", "names",
+        "_age_at", "_closed_at", "_listener", "_paused_at", "_transport", "connection", "is_dirty",
+        "names",
     )  # fmt: skip
 
     def __init__(self, listener: "Listening") -> None:
         now = boot_seconds()
         self._listener = listener
         self._transport: Any = None
-        self._paused_at = 0.0
+        self._closed_at = self._paused_at = 0.0
         # Spread out, or all that connected at once would come back at once.
         self._age_at = now + listener.age_seconds * _RANDOM.uniform(0.9, 1.1)
         self.connection = Connection(listener.limits, listener.tables, listener.bodies, now)
         self.is_dirty = False
         self.names: tuple[str, ...] = ()
 
+    @property
+    def is_made(self) -> bool:
+        """It has its socket, and whatever had to be agreed before."""
+        return self._transport is not None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._listener.coming -= 1
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=_WRITE_BYTES_HIGH)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
@@ -93,8 +102,12 @@ class Link(asyncio.Protocol):
             self._listener.ended(connection.ended)
             # What is written already still goes out.
             transport.close()
-        elif connection.unread and connection.unread > self._listener.limits.unread_bytes_max:
-            self.abort("unread")
+            self._closed_at = boot_seconds()
+        elif self._paused_at or connection.unread:
+            # What waits for the peer's windows, and what it does not read though they are open.
+            unread = connection.unread + transport.get_write_buffer_size()
+            if unread > self._listener.limits.unread_bytes_max:
+                self.abort("unread")
 
     def tick(self, now: float) -> None:
         """Does what time asks for."""
@@ -103,8 +116,9 @@ class Link(asyncio.Protocol):
         self.connection.tick(now)
         if self.connection.gone:
             self._listener.taker.left(self)
-        stalled = self._paused_at and now - self._paused_at
-        if stalled > self._listener.limits.unread_seconds_max:
+        # Also one that is closed waits for what is written to be read.
+        since = self._closed_at or self._paused_at
+        if since and now - since > self._listener.limits.unread_seconds_max:
             self.abort("unread")
             return
         self.flush()
@@ -156,12 +170,15 @@ class Listening:
         self.bodies = Bodies()
         self.age_seconds = age_seconds
         self.links: set[Link] = set()
+        # Accepted, and not yet among them.
+        self.coming = 0
         self._loop = loop
         self._refused = refused
         self._sockets: list[tuple[socket.socket, _Certificates | None]] = []
         self._accepting: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._paths: list[str] = []
+        # Of unix sockets: path, and the file that we made there.
+        self._paths: list[tuple[str, tuple[int, int]]] = []
 
     def listen(self, listener: Listener, *, reuse_port: bool) -> str:
         """Binds an address; returns it with the port that was chosen for port 0.
@@ -174,7 +191,7 @@ class Listening:
             if listener.address.startswith("unix:"):
                 path = listener.address.removeprefix("unix:").removeprefix("//")
                 listening = _unix(path)
-                self._paths.append(path)
+                self._paths.append((path, _file(path)))
                 address = listener.address
             else:
                 host, _, port = listener.address.rpartition(":")
@@ -198,9 +215,10 @@ class Listening:
             self._loop.remove_reader(listening.fileno())
             listening.close()
         self._sockets = []
-        for path in self._paths:
+        for path, made in self._paths:
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                if _file(path) == made:
+                    os.unlink(path)
         now = boot_seconds()
         for link in list(self.links):
             link.connection.go(now)
@@ -223,10 +241,17 @@ class Listening:
             self._refused(why if why in _REFUSALS else "protocol")
 
     def _tick(self) -> None:
+        self._timer = self._loop.call_later(_TICK_SECONDS, self._tick)
         now = boot_seconds()
         for link in list(self.links):
-            link.tick(now)
-        self._timer = self._loop.call_later(_TICK_SECONDS, self._tick)
+            try:
+                link.tick(now)
+            except Exception as error:
+                # It ends that connection; the others go on.
+                link.abort("error")
+                self._loop.call_exception_handler(
+                    {"message": "a connection could not be looked after", "exception": error}
+                )
 
     def _accept(self, listening: socket.socket, certificates: "_Certificates | None") -> None:
         for _ in range(_ACCEPTED_TOGETHER):
@@ -235,25 +260,33 @@ class Listening:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:
-                # No descriptors: the next turn of the loop tries again.
+                # No descriptors. Whoever waits goes on waiting, and the loop does other things.
                 self._refused("descriptors")
+                self._loop.remove_reader(listening.fileno())
+                self._loop.call_later(_RETRY_SECONDS, self._listen_again, listening, certificates)
                 return
-            if len(self.links) + len(self._accepting) >= self.limits.connections_max:
+            if len(self.links) + self.coming >= self.limits.connections_max:
                 accepted.close()
                 self._refused("connections")
                 continue
             accepted.setblocking(False)
             if accepted.family != socket.AF_UNIX:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.coming += 1
             task = self._loop.create_task(self._take(accepted, certificates))
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)
 
+    def _listen_again(self, listening: socket.socket, certificates: "_Certificates | None") -> None:
+        if (listening, certificates) in self._sockets:
+            self._loop.add_reader(listening.fileno(), self._accept, listening, certificates)
+
     async def _take(self, accepted: socket.socket, certificates: "_Certificates | None") -> None:
         tls = None if certificates is None else certificates.context()
+        link = Link(self)
         try:
             await self._loop.connect_accepted_socket(
-                lambda: Link(self),
+                lambda: link,
                 accepted,
                 ssl=tls,
                 ssl_handshake_timeout=None if tls is None else self.limits.handshake_seconds_max,
@@ -261,6 +294,9 @@ class Listening:
         except (OSError, ssl.SSLError, TimeoutError):
             accepted.close()
             self._refused("tls")
+        finally:
+            if not link.is_made:
+                self.coming -= 1
 
 
 # Ends that are a peer's own business or ours; no refusal.
@@ -314,6 +350,11 @@ def _unix(path: str) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def _file(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 class _Certificates:
