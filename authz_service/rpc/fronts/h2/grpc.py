@@ -104,7 +104,13 @@ def not_grpc(method: str) -> bytes:
 
 def percent_encoded(text: str) -> bytes:
     """Returns a message as it travels in ``grpc-message``."""
-    return quote_from_bytes(text.encode("utf-8", "replace"), safe=_SHOWN).encode()
+    encoded = quote_from_bytes(text.encode("utf-8", "replace"), safe=_SHOWN)
+    # At the ends of a value HTTP/2 allows no space.
+    if encoded.startswith(" "):
+        encoded = "%20" + encoded[1:]
+    if encoded.endswith(" "):
+        encoded = encoded[:-1] + "%20"
+    return encoded.encode()
 
 
 def _fields(metadata: Metadata) -> bytes:
