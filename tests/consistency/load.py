@@ -37,6 +37,9 @@ CHECKS, BATCHES, LISTS, WRITES = 0.80, 0.10, 0.05, 0.05
 # Of questions: with the token of a write that another process acknowledged; and with a bound.
 TOKENS, BOUNDS = 0.10, 0.05
 BOUND_SECONDS = (0.05, 0.5, 5.0)
+# Now and then a process is asked nothing but these for so long, for a question of now renews what
+# they may be answered from.
+TURN_SECONDS = 0.7
 # A state that satisfies a token is used up to this age (section 7 of the specification).
 TOKEN_SECONDS = 10.0
 # Permissions that one list can be asked about.
@@ -374,6 +377,11 @@ class Load:
                     chosen = _listable(first, alike)
             # What a revoked credential is told is no list.
             kind = "check" if first.bearer else kind
+            bound = self._turn(process)
+            fresh = _freshness(first, kind, process, chance, bound)
+            if bound is not None and fresh is STRONG:
+                self._stopping.wait(0.001)
+                continue
             sent = boot_seconds()
             try:
                 self._ask(
@@ -381,7 +389,7 @@ class Load:
                     kind,
                     list({id(each): each for each in chosen}.values()),
                     reader,
-                    _freshness(first, kind, process, chance),
+                    fresh,
                     chance.randrange(len(first.items)),
                 )
             except grpc.RpcError as error:
@@ -390,6 +398,11 @@ class Load:
             except Exception as error:
                 self.record.broken.append(f"reader: {error!r}")
                 return
+
+    def _turn(self, process: int) -> float | None:
+        """Returns the age that answers may have, while a process is asked for no other ones."""
+        rounds, turn = divmod(int(boot_seconds() / TURN_SECONDS), 2 * len(self._channels))
+        return BOUND_SECONDS[rounds % len(BOUND_SECONDS)] if turn == process else None
 
     def _ask(
         self,
@@ -462,19 +475,27 @@ class Fresh(NamedTuple):
 STRONG = Fresh(None)
 
 
-def _freshness(first: Watched, kind: str, process: int, chance: random.Random) -> Fresh:
-    """Chooses how fresh an answer must be."""
+def _freshness(
+    first: Watched, kind: str, process: int, chance: random.Random, bound: float | None
+) -> Fresh:
+    """Chooses how fresh an answer must be.
+
+    Args:
+        bound: No question of now is to be asked, and answers may have this age.
+    """
     if kind == "list" or first.bearer or (kind == "check" and len(first.items) > 1):
         return STRONG
-    drawn = chance.random()
+    drawn = chance.random() * (1.0 if bound is None else TOKENS + BOUNDS)
     if drawn < TOKENS:
         foreign = [token for token in list(first.tokens) if token.process != process]
         if foreign:
             token = chance.choice(foreign)
             consistency = core_pb2.Consistency(at_least_as_fresh=token.text)
             return Fresh(consistency, token.version, TOKEN_SECONDS)
-    elif drawn < TOKENS + BOUNDS:
-        seconds = chance.choice(BOUND_SECONDS)
+        if bound is not None:
+            drawn = TOKENS
+    if TOKENS <= drawn <= TOKENS + BOUNDS:
+        seconds = bound or chance.choice(BOUND_SECONDS)
         consistency = core_pb2.Consistency()
         consistency.max_staleness.FromMilliseconds(round(1_000 * seconds))
         return Fresh(consistency, 0, seconds)
