@@ -412,7 +412,8 @@ class Connection:
                 if stream_id in self.streams:
                     self._give_up(self.streams[stream_id], frames.FRAME_SIZE_ERROR, now)
                 else:
-                    self._out.append(frames.reset(stream_id, frames.FRAME_SIZE_ERROR))
+                    # A stream that is not open is not reset (RFC 9113 section 6.4).
+                    raise _Fatal(frames.FRAME_SIZE_ERROR, "priority")
             elif frames.read_number(payload)[0] & STREAM_ID_MAX == stream_id:
                 if stream_id in self.streams:
                     self._give_up(self.streams[stream_id], frames.PROTOCOL_ERROR, now)

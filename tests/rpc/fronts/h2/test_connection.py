@@ -228,6 +228,10 @@ BROKEN: dict[str, tuple[bytes, ErrorCodes]] = {
     "ping of seven bytes": (frame(PING, payload=b"x" * 7), CODES.FRAME_SIZE_ERROR),
     "ping of nine bytes": (frame(PING, payload=b"x" * 9), CODES.FRAME_SIZE_ERROR),
     "goaway of seven bytes": (frame(GOAWAY, payload=b"\0" * 7), CODES.FRAME_SIZE_ERROR),
+    "priority of four bytes before the head": (
+        frame(PRIORITY, 0, 1, b"\0" * 4),
+        CODES.FRAME_SIZE_ERROR,
+    ),
     # Where frames belong.
     "settings of a stream": (frame(SETTINGS, 0, 1), CODES.PROTOCOL_ERROR),
     "agreed settings of a stream": (frame(SETTINGS, ACK, 1), CODES.PROTOCOL_ERROR),
@@ -304,10 +308,6 @@ SPOILED: dict[str, tuple[bytes, ErrorCodes]] = {
     ),
     # Sizes (sections 6.3 and 6.9).
     "priority of four bytes": (OPEN + frame(PRIORITY, 0, 1, b"\0" * 4), CODES.FRAME_SIZE_ERROR),
-    "priority of four bytes before the head": (
-        frame(PRIORITY, 0, 1, b"\0" * 4),
-        CODES.FRAME_SIZE_ERROR,
-    ),
     "priority of an open stream after itself": (
         OPEN + frame(PRIORITY, 0, 1, number(1) + b"\0"),
         CODES.PROTOCOL_ERROR,
