@@ -124,7 +124,9 @@ class _Server:
         self._control, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other,), daemon=True)
         self._process.start()
-        self.address = self._control.recv()
+        self.address: str = self._control.recv()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
         self._channel = grpc.insecure_channel(self.address)
 
     def microseconds_per_call(self, path: str, calls: int, in_flight: int) -> float:

@@ -4,25 +4,27 @@ A client of grpc-go (benchmarks/load) asks both in turn, so that the machine's m
 CPU time of the serving process and of Valkey is counted; the client compares every answer.
 """
 
+import argparse
 import contextlib
 import json
-import multiprocessing
 import os
+import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from authz_service.pb.authz.v1 import authorization_pb2 as pb
 from authz_service.server import prepare
 from authz_service.stack.postgresql import postgresql
 from authz_service.stack.valkey import valkey
 from benchmarks import cached, empty
-from benchmarks.processes import Served, cpu_seconds, service
-from benchmarks.world import World, build
+from benchmarks.decisions import MEDIUM as WORLD
+from benchmarks.processes import cpu_seconds, service
+from benchmarks.world import build
 
 CHECK = "/authz.v1.AuthorizationService/Check"
 BATCH = "/authz.v1.AuthorizationService/BatchCheck"
@@ -87,3 +89,132 @@ def ask(
     found: dict[str, Any] = json.loads(told.stdout)
     found["server_us"] = spent / calls * 1e6
     return found
+
+
+def run(*, rounds: int = 5, calls: int = 20_000) -> list[dict[str, Any]]:
+    """Returns one row a question: medians, and the median of the ratios to E0 of its round."""
+    with (
+        load_client() as program,
+        postgresql() as database,
+        valkey() as redis,
+        tempfile.TemporaryDirectory(prefix="authz-front-") as folder,
+    ):
+        url = database.url_of("postgres")
+        prepare(url)
+        asked = cached.questions(build(url, **WORLD), calls=calls)
+        certificate, key = _certificate(Path(folder))
+        port = _free_port()
+        with (
+            service(
+                url, AUTHZ_REDIS_URL=redis.url, AUTHZ_DECISIONS_LISTEN=f"unix:{folder}/plain"
+            ) as plain,
+            service(
+                url,
+                AUTHZ_REDIS_URL=redis.url,
+                AUTHZ_DECISIONS_LISTEN=f"127.0.0.1:{port}",
+                AUTHZ_HEALTH_LISTEN=f"unix:{folder}/health",
+                AUTHZ_TLS_CERTIFICATE=certificate,
+                AUTHZ_TLS_KEY=key,
+            ) as sealed,
+        ):
+            bare = empty._Server(empty._serve_bare)
+            e0 = Target(bare.address, empty.PATH, "none", (bare.pid,), [b""])
+            strict, stale, batch = (asked[place].requests for place in (0, 2, 4))
+            at = Target(f"unix:{folder}/plain", CHECK, plain.bearer, (plain.pid,), strict)
+            tls = Target(
+                f"127.0.0.1:{port}", CHECK, sealed.bearer, (sealed.pid,), strict, ca=certificate
+            )
+            rows = [
+                _measured(program, e0, target, redis.pid, name, in_flight, rounds, calls, options)
+                for name, target, in_flight, options in (
+                    ("strict Check", at, 1, {}),
+                    ("strict Check", at, 16, {}),
+                    ("strict Check", at, 64, {}),
+                    ("strict Check, TLS", tls, 16, {}),
+                    ("strict Check, two new metadata values", at, 16, {"fresh_metadata": True}),
+                    ("Check up to 60 s old", replace(at, requests=stale), 16, {}),
+                )
+            ]
+            rows.append(
+                _measured(
+                    program, e0, replace(at, method=BATCH, requests=batch), redis.pid,
+                    "BatchCheck of 1,000", 1, rounds, max(100, calls // 100), {},
+                )
+            )  # fmt: skip
+            bare.close()
+    return rows
+
+
+def _measured(
+    program: Path,
+    e0: Target,
+    target: Target,
+    redis_pid: int,
+    name: str,
+    in_flight: int,
+    rounds: int,
+    calls: int,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    ask(program, target, calls=calls, in_flight=in_flight)
+    found = []
+    for _ in range(rounds):
+        base = ask(program, e0, calls=4_000, in_flight=min(in_flight, 16))
+        before = cpu_seconds(redis_pid)
+        told = ask(program, target, calls=calls, in_flight=in_flight, **options)
+        redis = (cpu_seconds(redis_pid) - before) / calls * 1e6
+        if told["good"] != calls:
+            raise RuntimeError(f"{name}: {told}")
+        found.append(
+            (base["server_us"], told["server_us"], redis, told["p50_us"], told["p99_us"],
+             calls / told["seconds"])
+        )  # fmt: skip
+    e0_us, server, redis, p50, p99, rate = (
+        statistics.median(column) for column in zip(*found, strict=True)
+    )
+    ratios = sorted(row[1] / row[0] for row in found)
+    return {
+        "question": name,
+        "in_flight": in_flight,
+        "e0_us": round(e0_us, 1),
+        "server_us": round(server, 1),
+        "redis_us": round(redis, 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "range": [round(ratios[0], 3), round(ratios[-1], 3)],
+        "p50_us": round(p50),
+        "p99_us": round(p99),
+        "per_second": round(rate),
+    }
+
+
+def _certificate(folder: Path) -> tuple[str, str]:
+    """Makes a certificate for localhost that is its own authority."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return str(certificate), str(key)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def main() -> None:
+    """Prints one JSON line for each question."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=20_000)
+    options = parser.parse_args()
+    for row in run(rounds=options.rounds, calls=options.calls):
+        sys.stdout.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -74,7 +74,8 @@ def service(database_url: str, **settings: str) -> Iterator[Served]:
                 stderr=output,
             )
         try:
-            if not is_serving_within(address, 60, ended=running.wait):
+            ready = settings.get("AUTHZ_HEALTH_LISTEN", address)
+            if not is_serving_within(ready, 60, ended=running.wait):
                 raise RuntimeError(log.read_text()[-4_000:])
             yield Served(address, environment["AUTHZ_FIRST_CREDENTIAL"], running.pid)
         finally:
