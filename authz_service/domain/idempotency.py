@@ -42,6 +42,13 @@ def begin(tx: Transaction, *, caller: str, key: str, request_digest: bytes) -> K
             raise errors.FailedPrecondition(
                 "IDEMPOTENCY_KEY_REUSED", "the idempotency key was used for another request"
             )
+        # A COMMIT that changes nothing waits for nobody. The first call may have been told that no
+        # standby has its write, so this one must wait for a standby too before it says it is done.
+        tx.connection.execute(
+            update(KeptReply)
+            .where(KeptReply.caller == caller, KeptReply.key == key)
+            .values(reply=KeptReply.reply)
+        )
         return Kept(found.reply, realms.revisions(tx, found.realms))
     tx.connection.execute(delete(KeptReply).where(KeptReply.caller == caller, KeptReply.key == key))
     old = (

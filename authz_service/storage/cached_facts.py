@@ -539,16 +539,12 @@ class CachedFacts:
         """
         self._metrics.cache_answers.add(source, amount=amount)
         count: dict[tuple[str, str], int] = {}
+        read = {need.key for need in missing}
         for need in needs:
-            key = need.kind, "l2" if need.key in others else "l1"
-            count[key] = count.get(key, 0) + 1
-        for need in missing:
-            count[need.kind, "l1"] -= 1
-            key = need.kind, "sql"
-            count[key] = count.get(key, 0) + 1
+            where = "sql" if need.key in read else "l2" if need.key in others else "l1"
+            count[need.kind, where] = count.get((need.kind, where), 0) + 1
         for (kind, where), facts in count.items():
-            if facts:
-                self._metrics.cache_facts.add(kind, where, amount=facts)
+            self._metrics.cache_facts.add(kind, where, amount=facts)
 
 
 def _facts(

@@ -396,6 +396,7 @@ class Database:
                     self._attempts.add("refused")
                     self._refuse(error)
                 self._attempts.add("again")
+                _let_go(error)
                 if attempt == ATTEMPTS_MAX:
                     raise errors.Aborted(
                         "CONFLICT", "a concurrent change won; repeat the call", retry_seconds=0.1
@@ -411,6 +412,7 @@ class Database:
                 refused.mend()
             except OutcomeUnknown as unknown:
                 self._attempts.add("unknown")
+                _let_go(unknown)
                 raise errors.Unavailable(
                     "DATABASE_UNAVAILABLE",
                     "the database did not confirm the write; it may have happened",
@@ -527,6 +529,7 @@ class Database:
             connection.invalidate()
 
     def _refuse(self, error: DBAPIError | PoolTimeoutError) -> NoReturn:
+        _let_go(error)
         if isinstance(error, PoolTimeoutError):
             raise errors.ResourceExhausted(
                 "OVERLOADED", "all database connections are in use", retry_seconds=1
@@ -538,6 +541,24 @@ class Database:
                 "DATABASE_UNAVAILABLE", "the database cannot be reached", retry_seconds=1
             ) from error
         raise error
+
+
+def _let_go(error: BaseException) -> None:
+    """Takes their frames from an error and those behind it.
+
+    A driver's frame that knows its own error is a circle, and below it hangs the call with all that
+    its front keeps for it: it would live until the collector finds it, which is told to come
+    seldom, and meanwhile cost its connection a stream.
+    """
+    behind: list[BaseException | None] = [error]
+    seen = set()
+    while behind:
+        one = behind.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.__traceback__ = None
+        behind += [one.__cause__, one.__context__, getattr(one, "orig", None)]
 
 
 def _values(

@@ -9,12 +9,18 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 import redis
+from sqlalchemy import text
 
+from authz_service.base.actor import SYSTEM
+from authz_service.base.errors import Refusal
 from authz_service.stack.valkey import Server
 from authz_service.storage.cache.redis_connections import Connections, Refused
+from authz_service.storage.database import Database
 from authz_service.telemetry.metrics import Metrics
+from tests.servers.postgresql import libpq_url
 
 
 class Call:
@@ -36,7 +42,7 @@ def outlives(fail: Callable[[], object]) -> bool:
         call = Call()
         try:
             fail()
-        except Refused:
+        except (Refused, Refusal):
             return weakref.ref(call)
         raise AssertionError("nothing was refused")
 
@@ -65,3 +71,54 @@ def test_another_redis_keeps_no_call_alive(valkey_server: Server) -> None:
     connections = Connections(valkey_server.url, "of another", timeout_seconds=5, metrics=Metrics())
     assert not outlives(lambda: connections.commands("ping", (b"PING",)))
     connections.close()
+
+
+UNREACHABLE = "postgresql+psycopg://postgres@127.0.0.1:1/none"
+
+
+def _in_snapshot(database: Database, statement: str) -> None:
+    with database.snapshot(SYSTEM) as snapshot:
+        snapshot.connection.exec_driver_sql(statement)
+
+
+WAYS: dict[str, Callable[[Database, str], object]] = {
+    "snapshot": _in_snapshot,
+    "values": lambda database, sql: database.values(text(sql), {}, name="check"),
+    "rows": lambda database, sql: database.rows(text(sql), {}, name="revisions"),
+    "write": lambda database, sql: database.write(
+        lambda tx: tx.connection.exec_driver_sql(sql), actor=SYSTEM
+    ),
+    "control": lambda database, sql: database.control(
+        lambda tx: tx.connection.exec_driver_sql(sql)
+    ),
+}
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("way", WAYS)
+def test_an_unreachable_database_keeps_no_call_alive(way: str) -> None:
+    database = Database(UNREACHABLE, pool_size=1)
+    assert not outlives(lambda: WAYS[way](database, "SELECT 1"))
+    database.close()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_that_was_cut_keeps_no_call_alive(way: str, postgresql_url: str) -> None:
+    database = Database(postgresql_url, pool_size=1)
+    _in_snapshot(database, "SELECT 1")
+    with psycopg.connect(libpq_url(postgresql_url), autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert not outlives(lambda: WAYS[way](database, "SELECT 1"))
+    database.close()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_statement_that_takes_too_long_keeps_no_call_alive(way: str, postgresql_url: str) -> None:
+    database = Database(postgresql_url, pool_size=1, statement_seconds=0.2)
+    assert not outlives(lambda: WAYS[way](database, "SELECT pg_sleep(1)"))
+    database.close()
