@@ -39,7 +39,10 @@ def connected(address: str) -> socket.socket:
         one.connect(address.removeprefix("unix:"))
         return one
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), SECONDS)
+    one = socket.create_connection((host, int(port)), SECONDS)
+    # What is sent in pieces would else wait for the other side's acknowledgements.
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return one
 
 
 def framed(payload: bytes, flag: int = 0) -> bytes:
