@@ -37,6 +37,8 @@ _POLL_SECONDS = 0.02
 # How long Redis must have answered before a new life begins in it.
 _CALM_SECONDS = 5.0
 _ABANDONED_SECONDS = 2.0
+# Why an entry that another process left cannot be used.
+_REJECTED = ("damaged", "foreign", "old_format")
 # Leases of processes that are gone are forgotten long after they mean anything.
 _FORGET = text("DELETE FROM node_lease WHERE renewed < :before")
 _FORGET_MICROSECONDS = 3_600_000_000
@@ -129,6 +131,7 @@ class Generation:
         lease_seconds: L.
         timeout_seconds, mark_seconds: The longest wait for Redis, and for it with a mark.
         members_max: Tags of one control set.
+        log: Told what an operator should know: an event and its fields.
     """
 
     def __init__(
@@ -160,6 +163,9 @@ class Generation:
         self._calm_since: float | None = None
         # Name and reason.
         self._lost = ("", "")
+        # Why Redis did not answer last, and what was counted when it was last told of.
+        self._silence = ""
+        self._told: dict[str, float] = {}
         self._woken = threading.Event()
         self._stopping = False
         metrics.cache_mode.read_from(lambda: {(): float(self.current() is not None)})
@@ -302,6 +308,29 @@ class Generation:
             self._enable_when_calm(state)
         else:
             self._watch(state)
+        self._tell_of_entries()
+
+    def _hear(self, silence: str) -> None:
+        """Logs that Redis does not answer, or does so again; once each time that this changes."""
+        if silence == self._silence:
+            return
+        self._silence = silence
+        if silence:
+            self._log("cache_redis_unreachable", reason=silence)
+        else:
+            self._log("cache_redis_answers")
+
+    def _tell_of_entries(self) -> None:
+        """Logs how many entries were of no use since the last turn: each costs a statement."""
+        fills, rejected = self._metrics.cache_fills, self._metrics.cache_rejected
+        for event, reason, count in (
+            ("cache_entries_not_shared", "failed", fills.value("failed")),
+            *(("cache_entries_rejected", each, rejected.value(each)) for each in _REJECTED),
+        ):
+            new = count - self._told.get(reason, 0.0)
+            if new:
+                self._told[reason] = count
+                self._log(event, reason=reason, count=int(new))
 
     def _control_of(self, name: str, run_id: str) -> RedisControl:
         with self._lock:
@@ -344,7 +373,10 @@ class Generation:
         except Refused as refused:
             if refused.reason == "run_id":
                 self.fence(state.gen, "run_id")
+            else:
+                self._hear(refused.reason)
             return
+        self._hear("")
         info = info_of(answer)
         if info.get("role") != "master" or info.get("connected_slaves") != "0":
             self.fence(state.gen, "replication")
@@ -406,6 +438,7 @@ class Generation:
         with contextlib.closing(self._probe()) as probe:
             try:
                 unfit, run_id = _looked_at(probe)
+                self._hear("")
                 if unfit:
                     self._log("cache_not_enabled", reason=unfit)
                     self._calm_since = None
@@ -417,7 +450,8 @@ class Generation:
                 if state.name and now - self._calm_since < min(_CALM_SECONDS, 2.5 * self._length):
                     return
                 self.enable(state.gen, probe, run_id)
-            except Refused:
+            except Refused as refused:
+                self._hear(refused.reason)
                 self._calm_since = None
 
     def _probe(self) -> Connections:
