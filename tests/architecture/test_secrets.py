@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import pytest
 from google.protobuf.message import Message
+from redis import Redis
 
 from authz_service import server
 from authz_service.base import ids, secrets
@@ -30,12 +31,15 @@ from authz_service.base.errors import Refusal
 from authz_service.config import Config, ConfigError
 from authz_service.rpc.call import Reply
 from authz_service.server import Worker
+from authz_service.stack.valkey import valkey
 from authz_service.storage import schema
 from authz_service.storage.database import Database
 from authz_service.telemetry.logs import Line, logger
 from tests.architecture.conftest import Place, Stocked
 from tests.architecture.writes import WRITES, World, perform
 from tests.callers import Caller, Refused, through_hall
+from tests.servers.postgresql import Databases
+from tests.storage.cache.lives import eventually
 
 ROOT_KEY = base64.b64encode(b"canary of the root key, 32 bytes").decode()
 PASSWORD = "canary@pass:word/7f3a"
@@ -189,21 +193,75 @@ def driven(stage: Stage, stocked: Stocked, place: Place) -> Stage:
     return stage
 
 
+def leaks(stage: Stage) -> dict[str, list[str]]:
+    """Which canaries got out, by the way they took."""
+    worker = stage.worker
+    ways = {
+        "log": stage.heard.text,
+        "libraries' logs": stage.libraries.getvalue(),
+        "metrics": worker.metrics.render().decode(),
+        "config": repr(stage.config) + str(stage.config),
+        "redacted": repr(stage.config.redacted()),
+        "database": repr(worker.database) + repr(vars(worker.database)),
+        "worker": repr(worker) + repr(vars(worker)),
+        "statuses": "".join(repr(reply.status) for reply in stage.replies),
+        "trailers": "".join(repr(reply.trailing) for reply in stage.replies),
+    }
+    return {way: stage.found(text) for way, text in ways.items() if stage.found(text)}
+
+
 def test_no_way_out_shows_a_secret(driven: Stage) -> None:
     assert driven.heard.text.count('"method"') >= len(driven.replies)
     assert "INSERT INTO kept_replies" in driven.libraries.getvalue()
-    ways = {
-        "log": driven.heard.text,
-        "libraries' logs": driven.libraries.getvalue(),
-        "metrics": driven.worker.metrics.render().decode(),
-        "config": repr(driven.config) + str(driven.config),
-        "redacted": repr(driven.config.redacted()),
-        "database": repr(driven.worker.database) + repr(vars(driven.worker.database)),
-        "worker": repr(driven.worker) + repr(vars(driven.worker)),
-        "statuses": "".join(repr(reply.status) for reply in driven.replies),
-        "trailers": "".join(repr(reply.trailing) for reply in driven.replies),
+    assert leaks(driven) == {}
+
+
+@pytest.fixture
+def redis_port() -> Iterator[int]:
+    """Where a Valkey listens whose password is PASSWORD."""
+    with valkey() as running, Redis.from_url(running.url) as client:
+        client.config_set("requirepass", PASSWORD)
+        yield running.port
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("is_right", [True, False], ids=["right password", "wrong password"])
+def test_no_way_out_shows_the_password_of_redis(
+    seeded_databases: Databases, redis_port: int, monkeypatch: pytest.MonkeyPatch, is_right: bool
+) -> None:
+    heard, first = Heard(), credential()
+    monkeypatch.setattr(server, "Lines", lambda **_: heard)
+    monkeypatch.setattr(server, "logger", functools.partial(logger, level=logging.DEBUG))
+    given = PASSWORD if is_right else f"{PASSWORD}@wrong:/"
+    environment = {
+        "AUTHZ_DATABASE_URL": seeded_databases.create(migrated=True),
+        "AUTHZ_REDIS_URL": f"redis://:{quote(given, safe='')}@127.0.0.1:{redis_port}/0",
+        "AUTHZ_ROOT_KEYS": ROOT_KEY,
+        "AUTHZ_FIRST_CREDENTIAL": first,
+        "AUTHZ_LISTEN": "127.0.0.1:0",
+        "AUTHZ_METRICS_LISTEN": "127.0.0.1:0",
     }
-    assert {way: driven.found(text) for way, text in ways.items() if driven.found(text)} == {}
+    config = Config.from_environment(environment)
+    with debugging() as libraries:
+        worker = Worker(config)
+        stage = Stage(worker, config, heard, libraries, first)
+        try:
+            for name, canary in (("password", "pass:word"), ("encoded", "pass%3Aword")):
+                stage.canaries[name] = canary
+            seen = "cache_enabled" if is_right else "cache_redis_unreachable"
+            eventually(lambda: seen in heard.text)
+            assert worker.is_caching is is_right
+            stage.made(
+                stage.api.ConfigurationService.CreateServiceCredential(name="x", scopes=["check"])
+            )
+            with pytest.raises(Refused):
+                stage.api.RoleService.GetRole(role_id="role_x")
+            worker.fence()
+            assert leaks(stage) == {}
+        finally:
+            worker.stop()
+    assert leaks(stage) == {}
+    seeded_databases.drop(environment["AUTHZ_DATABASE_URL"])
 
 
 def test_a_made_secret_is_told_once(driven: Stage) -> None:
@@ -238,6 +296,8 @@ def test_a_bug_does_not_log_what_the_statement_was_given(stage: Stage) -> None:
         ("AUTHZ_FIRST_CREDENTIAL", "azc_canary7f3a"),
         ("AUTHZ_DATABASE_URL", f"postgresql://someone:{PASSWORD}7f3a@127.0.0.1/authz"),
         ("AUTHZ_DATABASE_URL", "mysql://someone:canary7f3a@127.0.0.1/authz"),
+        ("AUTHZ_REDIS_URL", f"redis://:{PASSWORD}7f3a@127.0.0.1:6379/0"),
+        ("AUTHZ_REDIS_URL", "http://:canary7f3a@127.0.0.1:6379/0"),
         ("AUTHZ_CREDENTIAL", "canary7f3a"),
     ],
 )
@@ -359,6 +419,7 @@ def test_the_command_that_shows_the_settings_shows_no_secret(tmp_path: Path) -> 
             "AUTHZ_FIRST_CREDENTIAL": first,
             "AUTHZ_CREDENTIAL": first,
             "AUTHZ_DATABASE_URL": f"postgresql://someone:{password}@127.0.0.1/authz",
+            "AUTHZ_REDIS_URL": f"redis://:{password}@127.0.0.1:6379/0",
         },
         capture_output=True,
         text=True,
@@ -366,6 +427,7 @@ def test_the_command_that_shows_the_settings_shows_no_secret(tmp_path: Path) -> 
         check=True,
     )
     assert "AUTHZ_DATABASE_URL=" in done.stdout
+    assert "AUTHZ_REDIS_URL=" in done.stdout
     for canary in (ROOT_KEY, random_part(first), password, PASSWORD):
         assert canary not in done.stdout + done.stderr
 
