@@ -242,12 +242,14 @@ class Judge:
         assert len(ours._rest) < LIMITS.frame_bytes_max + 9
         assert len(ours.streams) <= LIMITS.streams_max
         assert len(ours._forgiven) <= connection._FORGIVEN_MAX
-        assert sum(map(len, ours._block)) <= LIMITS.header_block_bytes_max
+        # The first part of a block may be as large as any frame.
+        held = sum(map(len, ours._block))
+        assert held <= max(LIMITS.header_block_bytes_max, LIMITS.frame_bytes_max)
         # Some frames cost a part of a unit, a call gives back a whole one.
         assert ours._budget < LIMITS.budget + 1
         assert self.bodies.size == ours._unfinished == sum(stream.held for stream in streams)
         assert self.bodies.size <= LIMITS.unfinished_bytes_max
-        assert 0 <= ours.window < 2**31
+        assert 0 <= ours.window < 2**31 or ours.ended
         for stream in streams:
             held = sum(map(len, stream.parts))
             assert held <= LIMITS.message_bytes_max + connection.PREFIX_BYTES

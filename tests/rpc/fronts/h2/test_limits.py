@@ -38,6 +38,8 @@ def test_limits_fit_each_other() -> None:
     # One whole message fits, or nobody could send it.
     assert LIMITS.message_bytes_max + PREFIX_BYTES <= LIMITS.unfinished_bytes_max
     assert LIMITS.unfinished_bytes_max <= LIMITS.unfinished_bytes_max_in_all
+    # The first part of a block is a frame like any other.
+    assert LIMITS.frame_bytes_max <= LIMITS.header_block_bytes_max
     # A head that is just refused fits into a block.
     assert LIMITS.header_bytes_max < LIMITS.header_block_bytes_max
     # All streams of a connection may end by time at once.

@@ -1,0 +1,105 @@
+"""How many calls the decision front takes together, and which it lets go when there are too many."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from authz_service.rpc.fronts.h2 import Front, Settings
+from authz_service.rpc.fronts.h2.limits import Limits
+from authz_service.rpc.fronts.listeners import Listener
+from tests.rpc.conftest import build
+from tests.rpc.fronts.h2.peer import RST_STREAM, frame, number
+from tests.security.wire import Wire, call, check, head
+
+
+class House:
+    """A front and what is behind it."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.building = build()
+        settings = Settings(limits=replace(Limits(), **limits))
+        self.front = Front(self.building.hall, [Listener("127.0.0.1:0")], settings=settings)
+        self.front.start()
+        self.front.set_serving(True)
+        self.wires: list[Wire] = []
+
+    def wire(self) -> Wire:
+        """A client."""
+        self.wires.append(Wire(self.front.addresses[0]))
+        return self.wires[-1]
+
+    def end(self) -> None:
+        """Ends everything."""
+        for wire in self.wires:
+            wire.close()
+        self.front.stop(0.2)
+
+
+@pytest.fixture
+def start() -> Iterator[Any]:
+    """Starts houses, which end with the test."""
+    houses: list[House] = []
+
+    def made(**limits: Any) -> House:
+        houses.append(House(**limits))
+        return houses[-1]
+
+    yield made
+    for house in houses:
+        house.end()
+
+
+@pytest.mark.parametrize(("calls", "refused"), [(4, []), (6, [1, 3])])
+def test_of_too_many_calls_the_newest_are_kept(start: Any, calls: int, refused: list[int]) -> None:
+    wire = start(calls_max=4).wire()
+    assert wire.served() == "answered"
+    streams = range(3, 3 + 2 * calls, 2)
+    # One segment, and so one turn of the loop.
+    wire.send(b"".join(map(call, streams)))
+    found = wire.until(streams)
+    codes = {stream: answer.code for stream, answer in found.items()}
+    assert codes == {stream: 8 if stream - 2 in refused else 0 for stream in streams}
+    assert wire.served() == "answered"
+
+
+def test_calls_that_threads_work_on_count_until_they_are_answered(start: Any) -> None:
+    house = start(calls_max=2)
+    go, inside = threading.Event(), threading.Semaphore(0)
+
+    def on_check(request: Any, context: Any) -> bool:
+        if request.subject == "held":
+            inside.release()
+            assert go.wait(20)
+        return True
+
+    house.building.servicer.on_check = on_check
+    wire, other = house.wire(), house.wire()
+    wire.send(call(1, message=check("held")), call(3, message=check("held")))
+    assert inside.acquire(timeout=20)
+    assert inside.acquire(timeout=20)
+    assert other.served() == "overloaded"
+    go.set()
+    assert {answer.code for answer in wire.until([1, 3]).values()} == {0}
+    assert other.served() == "answered"
+    assert house.front._in_flight == 0
+
+
+def test_calls_whose_peer_has_gone_are_not_worked_on(start: Any) -> None:
+    house = start()
+    wire = house.wire()
+    wire.send(
+        *[
+            call(stream, head("Check"), check("gone")) + frame(RST_STREAM, 0, stream, number(8))
+            for stream in range(1, 101, 2)
+        ]
+    )
+    wire.last_stream = 100
+    assert wire.served() == "answered"
+    seen = [request.subject for request in house.building.servicer.requests]
+    assert seen.count("om_1") == 1
+    # Each came with its end; at most what was read in two pieces was begun.
+    assert seen.count("gone") <= 5
+    assert house.front._in_flight == 0
