@@ -155,7 +155,8 @@ def _revoke(service: Any, config: Any, client: Any, exits: contextlib.ExitStack)
 
     line("Eve gets to read the leads, and it is taken away from her again:")
     line(
-        f"(asked through {_CONNECTIONS} connections, spread over two workers, at the address of decisions)"
+        f"(asked through {_CONNECTIONS} connections, spread over two workers,"
+        " at the address of decisions)"
     )
     made = service.role_assignments.CreateRoleAssignment(
         role_assignments_pb2.CreateRoleAssignmentRequest(

@@ -212,6 +212,28 @@ def test_a_client_that_dies_in_a_call_hurts_nobody(stage: Stage, connections: Co
     is_well(connections(stage.address))
 
 
+@pytest.mark.long
+def test_keepalive_of_a_client_keeps_its_connection(staged: Staged) -> None:
+    stage = staged()
+    client = Sync(
+        stage.address, None, ("grpc.keepalive_time_ms", 11_000),
+        ("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.max_pings_without_data", 0),
+    )  # fmt: skip
+    states: list[Any] = []
+    try:
+        client.channel.subscribe(states.append)
+        assert see(client, Ask()).code == "OK"
+        # Time itself is what this is about: four pings are sent, three too many would be a flood.
+        end = time.monotonic() + 48
+        until(lambda: time.monotonic() > end or len(states) > 3, 60)
+        assert see(client, Ask()).code == "OK"
+    finally:
+        client.close()
+    names = [state.name for state in states]
+    assert "TRANSIENT_FAILURE" not in names
+    assert names.count("READY") == 1
+
+
 def _idle(address: str, count: int) -> ExitStack:
     """Opens connections, waits until each is greeted, and returns what closes them."""
     stack = ExitStack()

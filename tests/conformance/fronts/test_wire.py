@@ -140,7 +140,6 @@ HEADS: list[tuple[str, Callable[[], list[Header]]]] = [
         for pair in (("connection", "close"), ("transfer-encoding", "chunked"), ("upgrade", "h2c"))
     ),
     *(("value with a line end or NUL", _more(("x", value))) for value in ("a\nb", "a\rb", "a\0b")),
-    *(("value with blanks at an end", _more(("x", value))) for value in (" a", "a ", "\ta")),
     *(("name that is none", _more((name, "a"))) for name in ("X-Upper", "x y", "", ":other")),
     ("content length of another size", _more(("content-length", "3"))),
     ("content length of another size", _more(("content-length", "x"))),
@@ -286,6 +285,12 @@ def test_joined_binary_values_are_taken_apart(raw: Raw, stage: Stage) -> None:
         assert found(stage, "a-bin") == [b""]
 
 
+@pytest.mark.parametrize("value", [" a", "a ", "\ta"])
+def test_blanks_at_the_ends_of_a_value_end_no_call(raw: Raw, stage: Stage, value: str) -> None:
+    assert raw.call(PAYLOAD, headers(("x", value))).short == "OK"
+    assert [one.strip() for one in found(stage, "x")] == ["a"]
+
+
 def test_keys_keep_their_order(raw: Raw, stage: Stage) -> None:
     pairs = [("z", "1"), ("a", "2"), ("z", "3"), ("m-bin", "AA"), ("a", "4"), ("z", "1")]
     assert raw.call(PAYLOAD, headers(*pairs)).short == "OK"
@@ -309,7 +314,7 @@ def test_keys_keep_their_order(raw: Raw, stage: Stage) -> None:
 )
 def test_a_second_credential_is_refused(raw: Raw, stage: Stage, pairs: list[Header]) -> None:
     answer = raw.call(PAYLOAD, headers(*pairs))
-    if ("authorization-bin", "****") in pairs and stage.kind == "grpcio":
+    if ("authorization-bin", "****") in pairs:
         assert answer.short == stage.differs("binary value that is no base64")
     else:
         assert answer.short == "UNAUTHENTICATED CREDENTIAL_INVALID"

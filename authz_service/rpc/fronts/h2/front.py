@@ -41,6 +41,9 @@ _DRAIN_SECONDS = 0.02
 _OTHER_PORT = "this port answers decisions only; the address of AUTHZ_LISTEN answers everything"
 
 
+_EXPIRED = grpc.refusal(statuses.status_of(admission.deadline_exceeded()))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Sizes of the front.
@@ -124,6 +127,8 @@ class Front:
         self._dirty: list[Link] = []
         self._in_flight = 0
         self._waiting = 0
+        # Of calls with a deadline that threads work on.
+        self._timers: dict[Stream, asyncio.TimerHandle] = {}
         # What threads answered, and whether the loop was told that there is something.
         self._late: list[tuple[Call, Reply]] = []
         self._is_told = False
@@ -177,7 +182,7 @@ class Front:
             self._loop.close()
 
     def _stop_when_done(self, deadline: float) -> None:
-        if self._listening.links and boot_seconds() < deadline:
+        if not self._listening.is_idle and boot_seconds() < deadline:
             self._loop.call_later(_DRAIN_SECONDS, self._stop_when_done, deadline)
             return
         self._listening.close()
@@ -334,8 +339,22 @@ class Front:
         if self._waiting >= self._settings.threads + self._settings.queue:
             return False
         self._waiting += 1
+        stream = call.origin
+        assert isinstance(stream, Stream)
+        if call.deadline is not None:
+            left = max(0.0, call.deadline - boot_seconds())
+            self._timers[stream] = self._loop.call_later(left, self._expire, stream)
         self._pool.submit(self._answer_in_thread, call, job)
         return True
+
+    def _expire(self, stream: Stream) -> None:
+        """Answers a call whose deadline has come while a thread works on it."""
+        del self._timers[stream]
+        link = stream.owner
+        assert isinstance(link, Link)
+        # The thread's reply is the one that is logged; it finds the stream closed.
+        link.connection.refuse(stream, _EXPIRED)
+        link.flush()
 
     def _collect(self) -> None:
         """Sends what threads answered."""
@@ -343,6 +362,11 @@ class Front:
             late, self._late = self._late, []
             self._is_told = False
         self._waiting -= len(late)
+        for call, _ in late:
+            assert isinstance(call.origin, Stream)
+            timer = self._timers.pop(call.origin, None)
+            if timer is not None:
+                timer.cancel()
         self._answered(late)
 
     # --- other threads ---------------------------------------------------------------------------

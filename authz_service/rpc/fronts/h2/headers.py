@@ -50,7 +50,7 @@ _KINDS = {
 }
 # A token in lower case, or a pseudo header.
 _NAME = re.compile(rb":?[!#$%&'*+.^_`|~0-9a-z-]+")
-_BROKEN = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]$")
+_BROKEN = re.compile(rb"[\x00\r\n]")
 # ``grpc-timeout`` as a field with a new name begins, in both codings. Nearly every call has another
 # one, and nothing else in a block that changes.
 _TIMEOUT_HEADS = (b"\x0cgrpc-timeout", b"\x89\x9a\xca\xc8\xb2\x4d\x49\x4f\x6a\x7f")
@@ -386,6 +386,9 @@ def field_of(name: bytes, value: bytes) -> Field:
     size = len(name) + len(value) + 32
     if not _NAME.fullmatch(name) or _BROKEN.search(value):
         return Field(MALFORMED, None, size)
+    # HTTP/2 has no blanks there, and every client of gRPC sends them if it is given them: the
+    # protocol document lets them be stripped.
+    value = value.strip(b" \t")
     text = value.decode("latin-1")
     kind = _KINDS.get(name)
     if kind is None:
@@ -393,7 +396,8 @@ def field_of(name: bytes, value: bytes) -> Field:
             return Field(MALFORMED, None, size)
         if name == b"te" or name[:5] == b"grpc-":
             return Field(IGNORED, None, size)
-        return Field(METADATA, _pairs(name.decode(), text), size)
+        pairs = _pairs(name.decode(), text)
+        return Field(MALFORMED if pairs is None else METADATA, pairs, size)
     if kind == PATH and not value:
         return Field(MALFORMED, None, size)
     if kind == TIMEOUT:
@@ -413,8 +417,11 @@ def _seconds(value: bytes) -> float | None:
     return int(digits) * unit
 
 
-def _pairs(name: str, value: str) -> tuple[tuple[str, str | bytes], ...]:
-    """Returns a field as metadata; binary ones may hold several values, joined by commas."""
+def _pairs(name: str, value: str) -> tuple[tuple[str, str | bytes], ...] | None:
+    """Returns a field as metadata, None if it is none.
+
+    Binary ones may hold several values, joined by commas.
+    """
     if not name.endswith("-bin"):
         return ((name, value),)
     pairs: list[tuple[str, str | bytes]] = []
@@ -423,8 +430,7 @@ def _pairs(name: str, value: str) -> tuple[tuple[str, str | bytes], ...]:
         try:
             pairs.append((name, b64decode(part + "=" * (-len(part) % 4), validate=True)))
         except (binascii.Error, ValueError):
-            # Kept as text, so that whoever gives it a meaning refuses it.
-            pairs.append((name, part))
+            return None
     return tuple(pairs)
 
 

@@ -77,7 +77,7 @@ class Link(asyncio.Protocol):
                 self.abort("alpn")
                 return
             self.names = _names(tls.getpeercert() or {})
-        self._listener.links.add(self)
+        self._listener.welcome(self)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -176,6 +176,7 @@ class Listening:
         self._refused = refused
         self._sockets: list[tuple[socket.socket, _Certificates | None]] = []
         self._accepting: set[asyncio.Task[Any]] = set()
+        self._is_draining = False
         self._timer: asyncio.TimerHandle | None = None
         # Of unix sockets: path, and the file that we made there.
         self._paths: list[tuple[str, tuple[int, int]]] = []
@@ -209,12 +210,28 @@ class Listening:
             self._loop.add_reader(listening.fileno(), self._accept, listening, certificates)
         self._tick()
 
+    @property
+    def is_idle(self) -> bool:
+        """True if there is no connection, and none is coming."""
+        return not self.links and not self._accepting
+
+    def welcome(self, link: Link) -> None:
+        """Takes a new connection; at the end, only to tell it to go."""
+        self.links.add(link)
+        if self._is_draining:
+            link.connection.go(boot_seconds())
+
     def stop_accepting(self) -> None:
         """Closes what listens, and asks all connections to go."""
-        for listening, _ in self._sockets:
+        self._is_draining = True
+        sockets, self._sockets = self._sockets, []
+        for listening, certificates in sockets:
             self._loop.remove_reader(listening.fileno())
+            # Who has connected already is told to go; closed, the system would cut it off.
+            for _ in range(_BACKLOG // _ACCEPTED_TOGETHER + 1):
+                if not self._accept(listening, certificates):
+                    break
             listening.close()
-        self._sockets = []
         for path, made in self._paths:
             with contextlib.suppress(OSError):
                 if _file(path) == made:
@@ -253,18 +270,19 @@ class Listening:
                     {"message": "a connection could not be looked after", "exception": error}
                 )
 
-    def _accept(self, listening: socket.socket, certificates: "_Certificates | None") -> None:
+    def _accept(self, listening: socket.socket, certificates: "_Certificates | None") -> bool:
+        """Takes connections that wait; True if there may be more."""
         for _ in range(_ACCEPTED_TOGETHER):
             try:
                 accepted, _address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                return False
             except OSError:
                 # No descriptors. Whoever waits goes on waiting, and the loop does other things.
                 self._refused("descriptors")
                 self._loop.remove_reader(listening.fileno())
                 self._loop.call_later(_RETRY_SECONDS, self._listen_again, listening, certificates)
-                return
+                return False
             if len(self.links) + self.coming >= self.limits.connections_max:
                 accepted.close()
                 self._refused("connections")
@@ -276,6 +294,7 @@ class Listening:
             task = self._loop.create_task(self._take(accepted, certificates))
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)
+        return True
 
     def _listen_again(self, listening: socket.socket, certificates: "_Certificates | None") -> None:
         if (listening, certificates) in self._sockets:
