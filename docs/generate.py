@@ -8,6 +8,7 @@ import argparse
 import importlib
 import pkgutil
 import re
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,25 @@ def scopes() -> str:
     return "".join(lines)
 
 
+def fronts() -> str:
+    """Returns the page with what the two fronts answer differently."""
+    source = "tests/conformance/fronts/differences.py"
+    differences = runpy.run_path(str(DOCS.parent / source))["DIFFERENCES"]
+    lines = [
+        NOTE.format(source=source),
+        "# Where the two fronts differ\n\n",
+        "One suite of tests asks both with clients in three languages and byte by byte. Everything"
+        " else is equal; each line here is a decision, and asserted on both sides. Codes stand with"
+        " their reason; `reset n` is RST_STREAM, `closed n` GOAWAY, `HTTP n` a status of HTTP.\n\n",
+        "| case | decision front | grpcio | why |\n|---|---|---|---|\n",
+    ]
+    lines.extend(
+        _row(case, *(f"`{text}`" if text else "" for text in each[:2]), each.why)
+        for case, each in differences.items()
+    )
+    return "".join(lines)
+
+
 # Rules that are no scope.
 _OF_OTHERS = {"any": "any credential", "open": "no credential"}
 
@@ -163,6 +183,7 @@ def _row(*cells: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "errors.md": errors,
+    "fronts.md": fronts,
     "metrics.md": metrics,
     "scopes.md": scopes,
 }
