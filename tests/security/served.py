@@ -101,7 +101,7 @@ def main() -> None:
         told["links"] = len(decisions._listening.links)
         told["bodies"] = decisions._listening.bodies.size
         told["in_flight"] = decisions._in_flight
-        told["ended"] = len(ended)
+        told["ended"] = ended[-10:]
         print(json.dumps(told), flush=True)
     for front in fronts.values():
         front.stop(0.1)
