@@ -201,7 +201,7 @@ class Connection:
         bytes_max = self._limits.frame_bytes_max
         while end - at >= HEAD_BYTES:
             high, low, kind, flags, stream_id = read_head(data, at)
-            length = high << 8 | low
+            length = high << 16 | low
             if length > bytes_max:
                 raise _Fatal(frames.FRAME_SIZE_ERROR, "frame too large")
             stop = at + HEAD_BYTES + length

@@ -137,6 +137,14 @@ def test_settings_must_come_first(first: bytes) -> None:
 BROKEN: dict[str, tuple[bytes, ErrorCodes]] = {
     # Frames in general (section 4).
     "frame above the size we offer": (frame(0x77, 0, 0, b"x" * 16_385), CODES.FRAME_SIZE_ERROR),
+    # In each of the three bytes of a length; what follows it must not be taken for more frames.
+    **{
+        f"frame of {size:,} bytes": (
+            number(size, 3) + b"\0\0\0\0\0\1" + bytes(300),
+            CODES.FRAME_SIZE_ERROR,
+        )
+        for size in (0x4001, 0x8000, 0x010000, 0x010001, 0x010100, 0x100000, 0xFF0000, 0xFFFFFF)
+    },
     "data above the size we offer": (
         OPEN + frame(DATA, 0, 1, b"x" * 16_385),
         CODES.FRAME_SIZE_ERROR,
@@ -395,6 +403,9 @@ def test_what_breaks_a_rule_of_streams_ends_that_stream_alone(what: str) -> None
         raw.ours.answer(stream, b"late", TRAILERS)
         raw.ours.refuse(stream, TRAILERS)
     assert raw.got() == []
+    # What it is told to be wrong about is not asked for an answer.
+    if "content" in what or "head" in what.split():
+        assert [stream.id for stream in raw.taken] == [1] * (what == "head after the end")
     # What was on its way for it is let pass.
     if "priority" not in what:
         assert ends(raw.send(data(1, b"late"), headers(1, 5))) == []
@@ -1070,7 +1081,8 @@ def test_streams_that_we_ended_are_forgiven_their_rest_up_to_a_bound() -> None:
 @pytest.mark.parametrize(("seconds", "why"), [(10.0, ""), (10.1, "handshake")])
 def test_who_does_not_begin_in_time_is_let_go(seconds: float, why: str) -> None:
     raw = Raw(first=PREFACE)
-    raw.after(seconds)
+    got = raw.after(seconds)
+    assert ends(got) == [("goaway", 0, CODES.PROTOCOL_ERROR)] * bool(why)
     assert raw.ours.ended == why
 
 
