@@ -148,6 +148,9 @@ class Load:
     Attributes:
         organizations: Their ids.
         storm: While not empty, only these kinds are written, and as fast as can be.
+
+    Args:
+        one_front: All readers ask decisions where they alone are answered, else every other one.
     """
 
     def __init__(
@@ -155,12 +158,22 @@ class Load:
         stack: Stack,
         seed: int,
         stories: Callable[[World], list[Story]] = World.stories,
+        *,
+        one_front: bool = False,
     ) -> None:
         self._stack = stack
+        self._one_front = one_front
         self._seed = seed
         self._channels = [
             grpc.insecure_channel(service.address, _CHANNEL) for service in stack.services
         ]
+        # Every other reader asks decisions where they alone are answered.
+        self._decisions = [
+            grpc.insecure_channel(service.decisions_address, _CHANNEL) for service in stack.services
+        ]
+        for channel in self._decisions:
+            # Before descriptors are counted.
+            grpc.channel_ready_future(channel).result(timeout=READ_SECONDS)
         self._numbers = itertools.count(1)
         self._name = f"{seed:x}-{random.SystemRandom().getrandbits(32):x}"
         self._stopping = threading.Event()
@@ -184,7 +197,7 @@ class Load:
     def close(self) -> None:
         """Stops the watcher and closes all channels."""
         self.watcher.stop()
-        for channel in self._channels:
+        for channel in (*self._channels, *self._decisions):
             channel.close()
 
     # --- calls ---------------------------------------------------------------------------------
@@ -358,7 +371,10 @@ class Load:
     def _read(self, process: int, number: int) -> None:
         chance = random.Random(f"{self._seed} reader {process} {number}")
         reader = f"{process}.{number}"
-        asking = Asking(self._channels[process], self._stack.bearer)
+        channel = self._channels[process]
+        is_apart = self._one_front or number % 2
+        decisions = self._decisions[process] if is_apart else channel
+        asking = Asking(channel, self._stack.bearer, decisions)
         kinds, shares = ("check", "batch", "list"), (CHECKS, BATCHES, LISTS)
         while not self._stopping.is_set():
             (kind,) = chance.choices(kinds, shares)
@@ -517,17 +533,24 @@ def _listable(first: Watched, alike: Sequence[Watched]) -> list[Watched]:
 
 
 class Asking:
-    """Asks one process for the values of registers."""
+    """Asks one process for the values of registers.
 
-    def __init__(self, channel: grpc.Channel, bearer: str) -> None:
+    Args:
+        decisions: Where it is asked for decisions, if elsewhere.
+    """
+
+    def __init__(
+        self, channel: grpc.Channel, bearer: str, decisions: grpc.Channel | None = None
+    ) -> None:
         self._bearer = bearer
         service = f"/{PACKAGE}.AuthorizationService"
-        self._check: Any = channel.unary_unary(
+        asked = decisions or channel
+        self._check: Any = asked.unary_unary(
             f"{service}/Check",
             pb.CheckRequest.SerializeToString,
             pb.CheckResponse.FromString,
         )
-        self._batch: Any = channel.unary_unary(
+        self._batch: Any = asked.unary_unary(
             f"{service}/BatchCheck",
             pb.BatchCheckRequest.SerializeToString,
             pb.BatchCheckResponse.FromString,

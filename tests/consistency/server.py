@@ -3,7 +3,9 @@
     python -m tests.consistency.server ORDERS
 
 ORDERS is JSON: ``naive`` puts the cache that lies in the place of the product's, ``fill_seconds``
-delays fills, ``seed`` makes the delays random, and ``failpoints`` is a folder in which a test
+delays fills, ``seed`` makes the delays random, ``late_seconds`` is how long validations of the
+decision front are under way, with ``joins`` a call shares one that was sent before it arrived, and
+``failpoints`` is a folder in which a test
 leaves a file to have the process killed or stopped at a point of its next write, or its wall clock
 jump.
 """
@@ -24,7 +26,8 @@ import authz_service.server
 from authz_service import cli
 from authz_service.base.clock import utc_now
 from authz_service.storage.cache.marking import Marked, Marking, Tags
-from authz_service.storage.cache.views import Views
+from authz_service.storage.cache.redis_control import RedisControl
+from authz_service.storage.cache.views import Views, _Soon
 from tests.consistency.naive import NaiveFacts, NaiveMarking, Store
 
 # The file that says how far the wall clock is ahead.
@@ -57,6 +60,31 @@ class DelayedViews(Views):
     def put(self, *arguments: Any, **named: Any) -> Any:
         self.delay()
         return super().put(*arguments, **named)
+
+
+class JoiningViews(DelayedViews):
+    """Views that break one rule: a call shares the validation that is under way already."""
+
+    def validate_soon(
+        self, control: Any, combinations: Any, then: Callable[[Any], None], poller: Any
+    ) -> None:
+        if self._under_way is not None:
+            self._under_way.append(_Soon(control, combinations, then))
+        else:
+            super().validate_soon(control, combinations, then, poller)
+
+
+def delay_validations(seconds: float) -> None:
+    """Lets the decision front hear late of what Redis answered, as from a Redis far away."""
+    honest = RedisControl.validate_soon
+
+    def late(self: RedisControl, looks: Any, then: Callable[[Any], None], poller: Any) -> None:
+        def answered(replies: Any) -> None:
+            poller.call_later(seconds, lambda: then(replies))
+
+        honest(self, looks, answered, poller)
+
+    RedisControl.validate_soon = late  # type: ignore[method-assign]
 
 
 class Failpoints:
@@ -166,7 +194,10 @@ def main() -> None:
         authz_service.server.Worker = NaiveWorker  # type: ignore[misc]
     else:
         DelayedViews.delay = staticmethod(delay)
-        authz_service.server.Views = DelayedViews  # type: ignore[misc]
+        views = JoiningViews if orders.get("joins") else DelayedViews
+        authz_service.server.Views = views  # type: ignore[misc]
+        if orders.get("late_seconds"):
+            delay_validations(orders["late_seconds"])
         if orders["failpoints"]:
             folder = Path(orders["failpoints"])
             ProtocolWorker.failpoints = Failpoints(folder)

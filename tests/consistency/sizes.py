@@ -34,6 +34,11 @@ LONG = Size(60, 1_740, 200_000, 10_000, 2_000, 50, 5_000)
 # Naive halves that may be needed to see every kind of lie.
 NAIVE_RUNS_MAX = 8
 
+# How late the decision front hears from Redis where that is to matter, and how many runs it may
+# take until a broken rule is seen then.
+LATE_SECONDS = 0.02
+JOINS_RUNS_MAX = 8
+
 # Of the answers of a run without faults, this share comes from the cache.
 CACHED_MIN = 0.5
 

@@ -71,6 +71,7 @@ class Service:
     ) -> None:
         self.number = number
         self.address = f"unix:{folder}/{number}.sock"
+        self.decisions_address = f"unix:{folder}/{number}-d.sock"
         self.log = folder / f"{number}.log"
         self.failpoints = folder / f"failpoints-{number}"
         self.failpoints.mkdir()
@@ -83,6 +84,7 @@ class Service:
         self._environment = {
             **environment,
             "AUTHZ_LISTEN": self.address,
+            "AUTHZ_DECISIONS_LISTEN": self.decisions_address,
             "AUTHZ_METRICS_LISTEN": metrics,
             "PYTHONPATH": str(_ROOT),
         }
@@ -310,10 +312,12 @@ def stack(
     redis_urls: Mapping[int, str] | None = None,
     database_ports: Mapping[int, int] | None = None,
     settings: Mapping[str, str] | None = None,
+    orders: Mapping[str, object] | None = None,
 ) -> Iterator[Stack]:
     """Starts serving processes on a fresh database, the first of them as users start it.
 
     Args:
+        orders: More for ``tests.consistency.server``; the first process is one of it too then.
         name: Of the database.
         redis_urls: Where single processes look for Redis, if not at its port.
         database_ports: Of loopback, where single processes look for PostgreSQL, if not at its
@@ -344,10 +348,15 @@ def stack(
                 "AUTHZ_REDIS_URL": (redis_urls or {}).get(number, under.redis.url),
                 "AUTHZ_DATABASE_URL": f"{own_url}&application_name={CALLED.format(number)}",
             }
-            orders = {"naive": naive, "fill_seconds": fill_seconds, "seed": seed + number}
-            plain = number == 0 and not naive
+            given = {
+                "naive": naive,
+                "fill_seconds": fill_seconds,
+                "seed": seed + number,
+                **(orders or {}),
+            }
+            plain = number == 0 and not naive and orders is None
             services.append(
-                Service(number, Path(folder), {**environment, **own}, None if plain else orders)
+                Service(number, Path(folder), {**environment, **own}, None if plain else given)
             )
         try:
             for service in services:

@@ -5,7 +5,15 @@ import pytest
 from tests.consistency.conftest import Naive, Told, halves
 from tests.consistency.load import Load
 from tests.consistency.run import Verdict, half, revisions
-from tests.consistency.sizes import CACHED_MIN, LONG, SEED, SHORT, Size
+from tests.consistency.sizes import (
+    CACHED_MIN,
+    JOINS_RUNS_MAX,
+    LATE_SECONDS,
+    LONG,
+    SEED,
+    SHORT,
+    Size,
+)
 from tests.consistency.stack import Servers, stack
 
 # Nothing fails on purpose here, so a slow neighbour must not be taken for a lost Redis.
@@ -47,6 +55,30 @@ def judge(under: Servers, naive: Verdict, size: Size, told: Told) -> None:
 
 def test_histories(under: Servers, naive: Naive, told: Told) -> None:
     judge(under, naive.histories, SHORT, told)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("joins", [False, True], ids=["sent after", "sent before"])
+def test_a_call_shares_no_validation_that_was_sent_before_it(
+    under: Servers, told: Told, joins: bool
+) -> None:
+    """The rule of consistency.md 4.3 step 7, with Redis far away: broken, it is caught."""
+    name = "joins" if joins else "late"
+    orders = {"late_seconds": LATE_SECONDS, "joins": joins}
+    with stack(under, name, naive=False, seed=SEED, settings=PATIENT, orders=orders) as started:
+        # On the other front calls validate for themselves, and so would mend what is remembered.
+        load = Load(started, SEED, one_front=True)
+        try:
+            for _ in range(JOINS_RUNS_MAX if joins else 1):
+                verdict = half(started, load, revisions(started), LONG.naive_seconds)
+                told(f"histories, {name}", verdict)
+                if verdict.stale:
+                    break
+        finally:
+            load.close()
+    assert (verdict.stale > 0) == joins
+    assert joins or verdict.wrong() == []
 
 
 @pytest.mark.long

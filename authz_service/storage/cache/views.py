@@ -216,8 +216,8 @@ class Views:
         self._bytes = 0
         # Of the event loop's thread alone.
         self._soon: list[_Soon] = []
+        self._under_way: list[_Soon] | None = None
         self._orders: Remembered[frozenset[str], tuple[str, ...]] = Remembered(_CUTS_MAX)
-        self._is_under_way = False
 
     def _count_calls(self, calls: int) -> None:
         if self._metrics is not None:
@@ -413,7 +413,7 @@ class Views:
             then: Told the cut, or why there is none, in the thread of the event loop.
         """
         self._soon.append(_Soon(control, combinations, then))
-        if not self._is_under_way:
+        if self._under_way is None:
             self._ask_soon(poller)
 
     def _ask_soon(self, poller: Poller) -> None:
@@ -427,10 +427,10 @@ class Views:
         if not asking.looks:
             self._answer_soon(soon, "dropped")
             return
-        self._is_under_way = True
+        self._under_way = soon
 
         def answered(replies: Replies | None) -> None:
-            self._is_under_way = False
+            self._under_way = None
             cut = self._cut(control, asking, replies)
             # The next is sent first: its answer is on its way while these are worked on.
             if self._soon:
