@@ -391,6 +391,25 @@ def test_a_peer_that_used_its_table_must_say_that_it_no_longer_does() -> None:
         reader.read(encoder.encode(list(HEAD)))
 
 
+def test_a_peer_that_has_agreed_keeps_no_table_of_any_size() -> None:
+    for update, is_fine in ((b"\x20", True), (b"\x21", False), (b"\x3f\xe1\x1f", False)):
+        reader, encoder = Reader(TABLES, BYTES_MAX), hpack.Encoder()
+        reader.read(encoder.encode(list(HEAD)))
+        reader.agree()
+        if is_fine:
+            assert said(reader.read(update + block())) == meaning(HEAD)
+            continue
+        with pytest.raises(Broken):
+            reader.read(update + block())
+
+
+def test_a_peer_may_use_its_table_again_until_it_has_agreed() -> None:
+    reader, encoder = Reader(TABLES, BYTES_MAX), hpack.Encoder()
+    for size in (4_096, 0, 4_096, 4_096):
+        encoder.header_table_size = size
+        assert said(reader.read(encoder.encode(list(HEAD)))) == meaning(HEAD)
+
+
 def test_a_block_that_means_far_too_much_is_refused_before_the_agreement() -> None:
     encoder = hpack.Encoder()
     data = encoder.encode([(b"x", b"a" * 3_000)])
