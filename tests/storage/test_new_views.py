@@ -22,6 +22,7 @@ class Watched(MemoryControl):
     """Control sets that others could share entries of, and that tell of each validation."""
 
     is_shared = True
+    is_over = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -94,10 +94,12 @@ class Control(Protocol):
     Attributes:
         name: Of this life; entries of another are never used.
         is_shared: Other processes leave entries that ``read`` finds.
+        is_over: It has ended for good: not even what may be old is answered from it.
     """
 
     name: str
     is_shared: bool
+    is_over: bool
 
     def is_alive(self) -> bool:
         """True while this process may answer from this life of the cache."""

@@ -267,6 +267,7 @@ class Generation:
                     # Before the row below: it tells whoever settles that nobody here still answers
                     # from the old generation, and is seen before this process knows of its COMMIT.
                     self._lease = None
+                    self._end_lives()
                 tx.connection.execute(
                     _RENEW, {"node": self._node, "gen": state.gen, "now": state.now}
                 )
@@ -275,6 +276,7 @@ class Generation:
             state = self._database.control(work)
             if state.timeline != state.present_timeline:
                 self._lease = None
+                self._end_lives()
                 self._take_timeline(state)
                 return state
             control = None
@@ -287,6 +289,12 @@ class Generation:
                     self._lease = Lease(state.gen, state.mode, control, end)
             self._metrics.cache_generation.set(value=float(state.gen))
             return state
+
+    def _end_lives(self) -> None:
+        """Lets nobody use any more what is remembered, however old it may be."""
+        with self._lock:
+            for control in self._controls.values():
+                control.is_over = True
 
     def _length_in(self, state: State) -> float:
         """Returns the length of leases that is in force, which all processes go by."""

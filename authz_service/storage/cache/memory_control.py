@@ -43,6 +43,7 @@ class MemoryControl:
     """
 
     is_shared = False
+    is_over = False
 
     def __init__(self, members_max: int = 20_000) -> None:
         self.name = secrets.token_hex(6)

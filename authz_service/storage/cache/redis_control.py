@@ -65,6 +65,7 @@ class RedisControl:
         members_max: int,
     ) -> None:
         self.name = name
+        self.is_over = False
         self.connections = connections
         self._is_leased = is_leased
         self._lost = lost

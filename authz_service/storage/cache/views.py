@@ -250,7 +250,9 @@ class Views:
         """Returns the last validation of some organizations, if it was sent lately enough."""
         wanted = _wanted(realms)
         cut = self._cuts.get(wanted)
-        if cut is None or boot_seconds() - cut.sent > seconds or cut.control.name != self._name:
+        if cut is None or boot_seconds() - cut.sent > seconds:
+            return None
+        if cut.control.name != self._name or cut.control.is_over:
             return None
         # A view that was given up may hold what was never validated again.
         if any(self._views.get(realm) is not cut.parts[realm].view for realm in wanted):

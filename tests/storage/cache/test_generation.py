@@ -473,6 +473,8 @@ def test_another_timeline_is_left_and_waited_for_to_the_end(
     admin.execute("UPDATE cache_state SET timeline = 'before'")
     idle.generation.renew()
     assert not control.is_alive()
+    # What it remembers has writes that the other primary lost.
+    assert control.is_over
     row = admin.execute("SELECT gen, mode, timeline, full_settle FROM cache_state").fetchone()
     assert present is not None
     assert row == (2, "settling", present[0], True)

@@ -121,3 +121,10 @@ def test_what_was_proved_without_waiting_is_remembered_for_those_who_may_be_stal
     control, views = opened(A)
     (told,) = asked_at_once(views, control, OF_A)
     assert views.last_cut(OF_A, 60.0) is told
+
+
+def test_of_a_life_that_is_over_not_even_what_may_be_old_is_used() -> None:
+    control, views = opened(A)
+    asked_at_once(views, control, OF_A)
+    control.is_over = True
+    assert views.last_cut(OF_A, 60.0) is None

@@ -30,6 +30,7 @@ class Script:
     """
 
     is_shared = False
+    is_over = False
 
     def __init__(self, name: str = "life") -> None:
         self.name = name
