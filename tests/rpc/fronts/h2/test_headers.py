@@ -383,6 +383,32 @@ def test_tables_are_bounded() -> None:
         assert headers._REMEMBERED_MAX <= len(table) <= 2 * headers._REMEMBERED_MAX
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        # No field has number 0, and after the static ones there are none.
+        b"\x80", b"\xbe", b"\xff\0", prefixed(0x40, 6, 62) + b"\1a", prefixed(0, 4, 62) + b"\1a",
+        # Cut off, at every place.
+        *[(prefixed(0, 4, 31) + string(b"a" * 200))[:size] for size in (1, 2, 3, 4, 5, 203)],
+        b"\0", b"\0\1", b"\0\1a", b"\0\1a\1", b"\0\x7f", b"\0\1a\x7f", b"\x40\1a\x7f\x80",
+        # Numbers that do not end, or are too long.
+        b"\0\x7f" + b"\x80" * 5 + b"\0", b"\0\x7f" + b"\xff" * 40, b"\x0f" + b"\x80" * 5 + b"\0",
+        # Sizes of a table after a field, and above what was agreed.
+        b"\x82\x20", b"\x21", b"\x3f\0",
+    ],
+)  # fmt: skip
+def test_what_is_no_block_is_refused_by_both(data: bytes) -> None:
+    for _ in range(2):
+        assert outcome(lambda: said(agreed().read(data))) is None
+    assert outcome(reference(data, 0)) is None
+
+
+def test_the_first_and_the_last_static_field_are_read() -> None:
+    assert said(agreed().read(b"\x81\xbd")) == meaning([STATIC[0], STATIC[60]])
+    last = prefixed(0, 4, 61) + string(b"v")
+    assert said(agreed().read(last)) == meaning([(b"www-authenticate", b"v")])
+
+
 def test_a_peer_that_used_its_table_must_say_that_it_no_longer_does() -> None:
     reader, encoder = Reader(TABLES, BYTES_MAX), hpack.Encoder()
     reader.read(encoder.encode(list(HEAD)))
