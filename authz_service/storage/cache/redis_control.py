@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from authz_service.base.clock import boot_seconds
+from authz_service.storage.cache.breaker import Breaker
 from authz_service.storage.cache.control import (
     CHANGES_MAX,
     Look,
@@ -79,6 +80,8 @@ class RedisControl:
         self._looked: dict[str, float] = {}
         self._lock = threading.Lock()
         self._prompt: Prompt | None = None
+        # For reads alone: a write must be marked, or the cache be left.
+        self._breaker = Breaker()
         # In braces, so that a cluster keeps the registry and its sets in one place.
         self.registry = f"az:{{{name}}}"
 
@@ -90,6 +93,8 @@ class RedisControl:
         return self._is_leased()
 
     def open(self, realms: Collection[str]) -> Mapping[str, Opened] | None:
+        if self._breaker.is_open:
+            return None
         try:
             answers = self.connections.scripts(
                 OPEN,
@@ -99,7 +104,9 @@ class RedisControl:
                 ),
             )
         except Refused:
+            self._breaker.failed()
             return None
+        self._breaker.worked()
         found = {}
         for realm, answer in zip(realms, answers, strict=True):
             if isinstance(answer, int):
@@ -110,17 +117,24 @@ class RedisControl:
         return found
 
     def validate(self, looks: Sequence[Look]) -> Replies | None:
+        if self._breaker.is_open:
+            return None
         try:
             answers = self.connections.exchange(
                 "validate", b"".join(self._packed(look) for look in looks), len(looks)
             )
         except Refused:
+            self._breaker.failed()
             return None
+        self._breaker.worked()
         return [self._reply(look, answer) for look, answer in zip(looks, answers, strict=True)]
 
     def validate_soon(
         self, looks: Sequence[Look], then: Callable[[Replies | None], None], poller: Poller
     ) -> None:
+        if self._breaker.is_open:
+            then(None)
+            return
         prompt = self._prompt
         if prompt is None:
             prompt = self._prompt = Prompt(
@@ -128,6 +142,9 @@ class RedisControl:
             )
 
         def answered(answers: list[Any] | None) -> None:
+            # That there is no answer may mean that the connection is being made: others find out.
+            if answers is not None:
+                self._breaker.worked()
             then(
                 None
                 if answers is None
@@ -196,7 +213,9 @@ class RedisControl:
                 self.connections.load(READ)
                 answers = self.connections.commands("read", *commands)
         except (NoScript, Refused):
+            self._breaker.failed()
             return None
+        self._breaker.worked()
         replies = []
         entries: list[list[bytes | None]] = []
         for look, wanted, answer in zip(looks, keys, answers, strict=True):
