@@ -124,10 +124,14 @@ def _role_permissions(name: str) -> Callable[..., None]:
 
 
 def _delete_role(api: Caller, world: World, write: Write) -> None:
-    new = write["replacement_role_id"]
-    api.RoleService.DeleteRole(
-        role_id=write["id"], replacement_role_slug=_slug(world, new) if new else ""
-    )
+    new, roles = write["replacement_role_id"], world["roles"]
+    slug = _slug(world, new) if new else ""
+    if write["id"] in roles and new in roles:
+        homes = (None, roles[write["id"]]["organization_id"])
+        if roles[new]["organization_id"] not in homes:
+            # By its slug it would be another role, if the organization has one of that slug too.
+            slug = "org-gone"
+    api.RoleService.DeleteRole(role_id=write["id"], replacement_role_slug=slug)
 
 
 def _set_priority(api: Caller, world: World, write: Write) -> None:
