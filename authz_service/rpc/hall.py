@@ -102,6 +102,20 @@ class _Entered(NamedTuple):
     context: Context
 
 
+class _Once:
+    """Hands on what a batch came to the first time, and nothing after that."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[Outcomes], None]) -> None:
+        self._then: Callable[[Outcomes], None] | None = then
+
+    def __call__(self, outcomes: Outcomes) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then(outcomes)
+
+
 class Hall:
     """Answers calls by the registered servicers.
 
@@ -224,10 +238,12 @@ class Hall:
         if answered:
             replies(answered)
         for at_once, batch in batches.items():
-            at_once.at_once(
-                [(entered.asked, entered.context) for entered in batch],
-                partial(self._answered, batch, replies, later),
-            )
+            answered_by = _Once(partial(self._answered, batch, replies, later))
+            try:
+                at_once.at_once([(each.asked, each.context) for each in batch], answered_by)
+            except Exception as error:
+                # A bug; every call of the batch is told so, and none waits for ever.
+                answered_by([error] * len(batch))
 
     def _enter_at_once(self, record: Record, method: Method, at_once: AtOnce) -> "_Entered":
         """Takes a call as far as its handler, as ``_request`` does, without waiting."""

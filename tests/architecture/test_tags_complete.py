@@ -36,6 +36,8 @@ READ_BY_FACTS = {
     "resources",
     "role_assignments",
     "role_permissions",
+    # Only whether it is there: what rests on one that is gone is denied.
+    "roles",
     "service_credentials",
 }
 # Say for each new one why no fact depends on it.
@@ -53,7 +55,6 @@ READ_BY_NO_FACT = {
     "resource_counts": "for the limit on resources",
     "resource_type_parents": "where resources may be created",
     "resource_types": "a resource names its type by slug, which never changes",
-    "roles": "a grant names its permissions; the role's own fields are for people",
     "schema_info": "which program may use the database",
     "users": "a membership is the subject; a user's fields decide nothing",
 }

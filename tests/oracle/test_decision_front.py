@@ -1,4 +1,4 @@
-"""The decision front answers every question as the oracle does, many at once over one connection."""
+"""The decision front answers as the oracle does, many questions at once over one connection."""
 
 from collections.abc import Iterator
 from typing import Any

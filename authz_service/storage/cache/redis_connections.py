@@ -5,6 +5,7 @@ life of the cache can reach a Redis that was restarted or restored (consistency.
 """
 
 import contextlib
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,8 @@ class Refused(Exception):
     """Redis did not answer, answered with an error, or is not the process it should be.
 
     Attributes:
-        reason: ``timeout``, ``connection``, ``run_id`` or ``error``: never text from Redis.
+        reason: ``timeout``, ``authentication``, ``tls``, ``connection``, ``run_id`` or ``error``:
+            never text from Redis.
     """
 
     def __init__(self, reason: str) -> None:
@@ -250,6 +252,10 @@ def info_of(info: bytes) -> dict[str, str]:
 def _reason(error: Exception) -> str:
     if isinstance(error, redis.TimeoutError | TimeoutError):
         return "timeout"
+    if isinstance(error, redis.AuthenticationError):
+        return "authentication"
+    if any(isinstance(each, ssl.SSLError) for each in (error, error.__cause__, error.__context__)):
+        return "tls"
     if isinstance(error, redis.ConnectionError | OSError):
         return "connection"
     return "error"

@@ -102,8 +102,8 @@ def test_a_wrong_password(deploy: Deploy, client: Any, server: Server) -> None:
     right = server.url.removeprefix("redis://:").partition("@")[0]
     deployment = deploy(server.url.replace(right, quote(PASSWORD, safe="")))
     is_off(deployment)
-    deployment.is_told("cache_redis_unreachable", reason="connection")
-    assert deployment.metrics.cache_redis_seconds.count("info", "connection") > 0
+    deployment.is_told("cache_redis_unreachable", reason="authentication")
+    assert deployment.metrics.cache_redis_seconds.count("info", "authentication") > 0
     for secret in (PASSWORD, quote(PASSWORD, safe=""), "pass:word"):
         assert secret not in deployment.log.text
     client.config_set("requirepass", PASSWORD)

@@ -96,10 +96,10 @@ def test_a_certificate_that_is_not_trusted_is_a_redis_that_is_not_there(
 ) -> None:
     redis_url = encrypted.url(encrypted.stranger if trusted == "another authority" else None)
     with deployed(url, redis_url, monkeypatch) as deployment:
-        deployment.is_told("cache_redis_unreachable", reason="connection")
+        deployment.is_told("cache_redis_unreachable", reason="tls")
         assert not deployment.worker.is_caching
         assert deployment.metrics.cache_mode.value() == 0
-        assert deployment.metrics.cache_redis_seconds.count("info", "connection") > 0
+        assert deployment.metrics.cache_redis_seconds.count("info", "tls") > 0
         assert deployment.metrics.cache_redis_seconds.count("info", "ok") == 0
         assert deployment.is_right()
         assert encrypted.password not in deployment.log.text
