@@ -200,6 +200,7 @@ class Worker:
                 reflection=config.server.reflection,
             ),
         )
+        exits.callback(self._front.stop, 0)
         self._decisions = self._decision_front(config, exits)
 
     def _decision_front(self, config: Config, exits: contextlib.ExitStack) -> h2.Front | None:

@@ -44,7 +44,9 @@ class Supervised:
     def _line(self) -> bytes:
         deadline = monotonic() + SECONDS
         while b"\n" not in self._rest:
-            ready, _, _ = select.select([self._output], [], [], deadline - monotonic())
+            poll = select.poll()
+            poll.register(self._output, select.POLLIN)
+            ready = poll.poll(max(0.0, deadline - monotonic()) * 1_000)
             piece = os.read(self._output, 65_536) if ready else b""
             assert piece, f"nothing more came after {self.events}"
             self._rest += piece
@@ -209,7 +211,9 @@ def test_workers_end_when_the_supervisor_dies(number: int) -> None:
 
         run.code()
         for handle in handles:
-            assert select.select([handle], [], [], SECONDS)[0], "a worker is left"
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            assert poll.poll(SECONDS * 1_000), "a worker is left"
             os.close(handle)
         run.next("asked to end by SIGTERM", worker=0)
 

@@ -40,6 +40,13 @@ AGREED = frame(SETTINGS, ACK)
 
 
 @dataclass
+def _ready(connection: socket.socket, event: int, seconds: float) -> bool:
+    """Waits for a socket; not by select, which knows no descriptor above 1,023."""
+    poll = select.poll()
+    poll.register(connection, event)
+    return bool(poll.poll(max(0.0, seconds) * 1_000))
+
+
 class Answer:
     """What came for a stream.
 
@@ -153,8 +160,7 @@ class Wire:
         end = time.monotonic() + seconds
         try:
             while data:
-                _, writable, _ = select.select([], [self._socket], [], end - time.monotonic())
-                if not writable:
+                if not _ready(self._socket, select.POLLOUT, end - time.monotonic()):
                     return False
                 data = data[self._socket.send(data) :]
         except (OSError, ValueError):
@@ -167,7 +173,7 @@ class Wire:
     def drop(self) -> None:
         """Throws away what has come."""
         with contextlib.suppress(OSError):
-            while select.select([self._socket], [], [], 0)[0]:
+            while _ready(self._socket, select.POLLIN, 0):
                 if not self._socket.recv(1 << 20):
                     self.is_over = True
                     return

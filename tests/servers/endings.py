@@ -21,4 +21,6 @@ def watched(*pids: int) -> Iterator[list[int]]:
 
 def has_ended(handle: int) -> bool:
     """Waits until the process of the handle ended; False if it did not in time."""
-    return bool(select.select([handle], [], [], _SECONDS)[0])
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(_SECONDS * 1_000))

@@ -187,6 +187,7 @@ class Front:
         self._health_watchers = threading.Semaphore(HEALTH_WATCHERS_MAX)
         self._reflections = _Pool(2, "reflection")
         self._reflecting: set[grpc.ServicerContext] = set()
+        self._is_started = False
         self._health = Health()
         health_routes = self._health_routes()
         routes = {**self._hall_routes(), **health_routes}
@@ -203,6 +204,7 @@ class Front:
         """Starts to serve; health says NOT_SERVING until ``set_serving(True)``."""
         sys.setswitchinterval(SWITCH_SECONDS)
         self.set_serving(False)
+        self._is_started = True
         self._watchdog.start()
         self._server.start()
         if self._health_server is not None:
@@ -226,7 +228,10 @@ class Front:
         return self._server.stop(grace_seconds)
 
     def stop(self, grace_seconds: float) -> None:
-        """Drains, and ends what is left then."""
+        """Drains, and ends what is left then; later calls do nothing."""
+        if not self._is_started:
+            # grpcio lets go of its sockets only at the end of a server that ran.
+            self.start()
         self.drain(grace_seconds).wait()
         if self._health_server is not None:
             self._health_server.stop(None).wait()
