@@ -39,7 +39,6 @@ HELLO = PREFACE + settings()
 AGREED = frame(SETTINGS, ACK)
 
 
-@dataclass
 def _ready(connection: socket.socket, event: int, seconds: float) -> bool:
     """Waits for a socket; not by select, which knows no descriptor above 1,023."""
     poll = select.poll()
@@ -47,6 +46,7 @@ def _ready(connection: socket.socket, event: int, seconds: float) -> bool:
     return bool(poll.poll(max(0.0, seconds) * 1_000))
 
 
+@dataclass
 class Answer:
     """What came for a stream.
 
