@@ -23,7 +23,7 @@ from authz_service.stack.postgresql import postgresql
 from authz_service.stack.valkey import valkey
 from benchmarks import cached, empty
 from benchmarks.decisions import MEDIUM as WORLD
-from benchmarks.processes import cpu_seconds, service
+from benchmarks.processes import cpu_seconds, machine, service
 from benchmarks.world import build
 
 CHECK = "/authz.v1.AuthorizationService/Check"
@@ -121,12 +121,15 @@ def run(*, rounds: int = 5, calls: int = 20_000) -> list[dict[str, Any]]:
             e0 = Target(bare.address, empty.PATH, "none", (bare.pid,), [b""])
             strict, stale, batch = (asked[place].requests for place in (0, 2, 4))
             at = Target(f"unix:{folder}/plain", CHECK, plain.bearer, (plain.pid,), strict)
+            everything = replace(at, address=plain.address)
             tls = Target(
                 f"127.0.0.1:{port}", CHECK, sealed.bearer, (sealed.pid,), strict, ca=certificate
             )
             rows = [
                 _measured(program, e0, target, redis.pid, name, in_flight, rounds, calls, options)
                 for name, target, in_flight, options in (
+                    ("strict Check at AUTHZ_LISTEN", everything, 1, {}),
+                    ("strict Check at AUTHZ_LISTEN", everything, 16, {}),
                     ("strict Check", at, 1, {}),
                     ("strict Check", at, 16, {}),
                     ("strict Check", at, 64, {}),
@@ -207,12 +210,12 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    """Prints one JSON line for each question."""
+    """Prints one JSON line of the machine and one for each question."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=20_000)
     options = parser.parse_args()
-    for row in run(rounds=options.rounds, calls=options.calls):
+    for row in (machine(), *run(rounds=options.rounds, calls=options.calls)):
         sys.stdout.write(json.dumps(row) + "\n")
 
 
