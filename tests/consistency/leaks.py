@@ -13,9 +13,11 @@ from tests.consistency.stack import CALLED, Service, Stack, within
 from tests.servers.postgresql import libpq_url
 
 # What a process may come to hold once it has been busy: its two pools of SQL connections, a
-# connection to Redis for each thread that serves calls and two in the background, and its threads,
-# which are made when they are needed first. Beyond that, and beyond what it held before, is a leak.
-SQL_MAX, REDIS_MAX, THREADS_MAX = 10 + 3, 8 + 2, 32
+# connection to Redis for each thread that serves calls, two in the background and one of the event
+# loop, and its threads, which are made when they are needed first: those of the decision front are
+# its loop, who watches it, as many as serve calls, and one that connects. Beyond that, and beyond
+# what it held before, is a leak.
+SQL_MAX, REDIS_MAX, THREADS_MAX = 10 + 3, 2 * 8 + 2 + 1, 32 + 2 + 8 + 1
 # What is under way when a run ends may take so long to end as well.
 _SECONDS = 30.0
 # States of a connection in /proc/net/tcp: established, and closed by the other side alone.
