@@ -4,6 +4,7 @@ python tests/servers/supervised.py BEHAVIOUR WORKERS DRAIN_SECONDS
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ WORKER = str(Path(__file__).with_name("worker.py"))
 
 def main() -> None:
     """Runs it and ends with its exit code."""
+    # Whoever started the tests may ignore it (nohup), and that is inherited.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     behaviour, workers, drain_seconds = sys.argv[1:]
     python = "/nonexistent" if behaviour == "absent" else sys.executable
     lines = Lines(1)
