@@ -104,8 +104,7 @@ def _role(url: str, wanted: str) -> str:
     if wanted not in _ROLES:
         with psycopg.connect(url.replace("+psycopg", "")) as connection:
             row = connection.execute(
-                "SELECT slug FROM roles WHERE resource_type_slug = 'document'"
-                " AND organization_id IS NULL ORDER BY slug LIMIT 1"
+                "SELECT slug FROM roles WHERE resource_type_slug = 'document' ORDER BY slug LIMIT 1"
             ).fetchone()
         assert row is not None
         _ROLES[wanted] = row[0]
