@@ -89,6 +89,9 @@ class AuthorizationServicer(Discovery):
                         outcome = self._concluded(asked, facts, context, _must_wait)
                     except MustWait:
                         pass
+                    except errors.Refusal as refusal:
+                        # Without its frames: this one knows it, and that would be a circle.
+                        outcome = refusal.with_traceback(None)
                     except Exception as error:
                         # Whatever it is, it ends this call and no other.
                         outcome = error
@@ -289,7 +292,8 @@ def _ask(item: pb.BatchCheckItem) -> Ask | errors.Refusal:
         slug = render.required("permission_slug", item.permission_slug)
         return Ask(subject, slug, render.resource_ref(item.resource))
     except errors.Refusal as refusal:
-        return refusal
+        # What is asked is remembered; with its frames, so would be all the calls below them.
+        return refusal.with_traceback(None)
 
 
 def _require(facts: Facts, subject: Subject, slugs: tuple[str, ...]) -> None:

@@ -529,18 +529,22 @@ class Database:
             connection.invalidate()
 
     def _refuse(self, error: DBAPIError | PoolTimeoutError) -> NoReturn:
-        _let_go(error)
+        refusal: errors.Refusal
         if isinstance(error, PoolTimeoutError):
-            raise errors.ResourceExhausted(
+            refusal = errors.ResourceExhausted(
                 "OVERLOADED", "all database connections are in use", retry_seconds=1
-            ) from error
-        if self.dialect.timed_out(error):
-            raise errors.DeadlineExceeded("DEADLINE_EXCEEDED") from error
-        if self.dialect.unavailable(error):
-            raise errors.Unavailable(
+            )
+        elif self.dialect.timed_out(error):
+            refusal = errors.DeadlineExceeded("DEADLINE_EXCEEDED")
+        elif self.dialect.unavailable(error):
+            refusal = errors.Unavailable(
                 "DATABASE_UNAVAILABLE", "the database cannot be reached", retry_seconds=1
-            ) from error
-        raise error
+            )
+        else:
+            # A bug, whose frames the log will show.
+            raise error
+        _let_go(error)
+        raise refusal from error
 
 
 def _let_go(error: BaseException) -> None:

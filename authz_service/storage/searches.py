@@ -139,10 +139,7 @@ def _frame(dialect: Dialect, kind: str | None, by_id: bool | None) -> TextClause
 
 
 class ListedResource(NamedTuple):
-    """A resource of a page, in the organization asked about; named as its columns are.
-
-    Attributes:
-    """
+    """A resource of a page, in the organization asked about; named as its columns are."""
 
     id: str
     resource_type_slug: str

@@ -43,7 +43,7 @@ JOINS_RUNS_MAX = 8
 CACHED_MIN = 0.5
 
 # Of one fault in `make test`, and of one in the nightly run.
-FAULT_SECONDS, LONG_FAULT_SECONDS = 3.0, 300.0
+FAULT_SECONDS, LONG_FAULT_SECONDS = 8.0, 300.0
 LONG_FAILOVER_SECONDS = 120.0
 # Without a fault, before and after.
 CALM_SECONDS = 0.5

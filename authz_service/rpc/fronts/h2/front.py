@@ -166,6 +166,9 @@ class Front:
             self._loop.call_soon_threadsafe(self._stop_when_done, deadline)
             self._thread.join()
         self._listening.close()
+        if self._thread.ident is None:
+            # It never ran, and so closed nothing.
+            self._loop.close()
         self._stopped.set()
         if self._watcher.is_alive():
             self._watcher.join()
