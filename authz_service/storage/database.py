@@ -529,22 +529,26 @@ class Database:
             connection.invalidate()
 
     def _refuse(self, error: DBAPIError | PoolTimeoutError) -> NoReturn:
-        refusal: errors.Refusal
-        if isinstance(error, PoolTimeoutError):
-            refusal = errors.ResourceExhausted(
-                "OVERLOADED", "all database connections are in use", retry_seconds=1
-            )
-        elif self.dialect.timed_out(error):
-            refusal = errors.DeadlineExceeded("DEADLINE_EXCEEDED")
-        elif self.dialect.unavailable(error):
-            refusal = errors.Unavailable(
-                "DATABASE_UNAVAILABLE", "the database cannot be reached", retry_seconds=1
-            )
-        else:
+        if self._refusal(error) is None:
             # A bug, whose frames the log will show.
             raise error
         _let_go(error)
-        raise refusal from error
+        # Never kept in a variable: its frame would know it, and that is a circle too.
+        raise self._refusal(error) or error from error
+
+    def _refusal(self, error: DBAPIError | PoolTimeoutError) -> errors.Refusal | None:
+        """Returns what an error of the database is to a caller, None for a bug."""
+        if isinstance(error, PoolTimeoutError):
+            return errors.ResourceExhausted(
+                "OVERLOADED", "all database connections are in use", retry_seconds=1
+            )
+        if self.dialect.timed_out(error):
+            return errors.DeadlineExceeded("DEADLINE_EXCEEDED")
+        if self.dialect.unavailable(error):
+            return errors.Unavailable(
+                "DATABASE_UNAVAILABLE", "the database cannot be reached", retry_seconds=1
+            )
+        return None
 
 
 def _let_go(error: BaseException) -> None:
