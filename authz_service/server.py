@@ -2,10 +2,12 @@
 
 import contextlib
 import importlib.metadata
+import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
+from typing import NoReturn
 
 from authz_service.api.authorization import AuthorizationServicer
 from authz_service.api.configuration import ConfigurationServicer
@@ -58,6 +60,7 @@ from authz_service.rpc.admission import Admission
 from authz_service.rpc.auth import Authenticator, Client, Credential
 from authz_service.rpc.fronts import h2
 from authz_service.rpc.fronts.grpcio import Front, Settings
+from authz_service.rpc.fronts.h2.front import EXIT_STALLED
 from authz_service.rpc.fronts.h2.listener import new_loop
 from authz_service.rpc.fronts.listeners import Listener, Tls, Unlistenable
 from authz_service.rpc.hall import Hall
@@ -201,9 +204,11 @@ class Worker:
             ),
         )
         exits.callback(self._front.stop, 0)
-        self._decisions = self._decision_front(config, exits)
+        self._decisions = self._decision_front(config, lines, exits)
 
-    def _decision_front(self, config: Config, exits: contextlib.ExitStack) -> h2.Front | None:
+    def _decision_front(
+        self, config: Config, lines: Lines, exits: contextlib.ExitStack
+    ) -> h2.Front | None:
         address = config.server.decisions_listen
         if address is None:
             return None
@@ -217,9 +222,16 @@ class Worker:
             ),
             loop=self._loop,
             ended=self.metrics.connections_ended.add,
+            stalled=lambda: self._stalled(lines),
         )
         exits.callback(front.stop, 0)
         return front
+
+    def _stalled(self, lines: Lines) -> NoReturn:
+        """Ends the process, whose event loop stands still: the supervisor starts another one."""
+        self.log.error("decisions_stalled")
+        lines.close()
+        os._exit(EXIT_STALLED)
 
     @staticmethod
     def _database(

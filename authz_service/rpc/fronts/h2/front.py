@@ -34,8 +34,9 @@ from authz_service.rpc.methods import DECISION, UNARY
 CONNECTION_AGE_MS = 10 * 60 * 1000
 # The loop that did not turn for so long never will: the process ends, and is started anew.
 STALLED_SECONDS_MAX = 20.0
-_LOOK_SECONDS = 1.0
-_EXIT_STALLED = 70
+# How often it is looked at in that time.
+_LOOKS = 20
+EXIT_STALLED = 70
 # How often a drain looks whether all is answered.
 _DRAIN_SECONDS = 0.02
 _OTHER_PORT = "this port answers decisions only; the address of AUTHZ_LISTEN answers everything"
@@ -52,6 +53,7 @@ class Settings:
         threads: Threads for calls that must wait.
         queue: Calls that may wait for one of them.
         reuse_port: Several processes listen on one port.
+        stalled_seconds_max: The loop may stand still for so long.
     """
 
     threads: int = 8
@@ -59,6 +61,7 @@ class Settings:
     reuse_port: bool = False
     connection_age_ms: int = CONNECTION_AGE_MS
     request_seconds_max: float = 5.0
+    stalled_seconds_max: float = STALLED_SECONDS_MAX
     limits: Limits = field(default_factory=Limits)
 
 
@@ -83,7 +86,7 @@ class Front:
         settings: Settings = Settings(),
         loop: asyncio.AbstractEventLoop | None = None,
         ended: Callable[[str], None] = lambda why: None,
-        stalled: Callable[[], None] = lambda: os._exit(_EXIT_STALLED),
+        stalled: Callable[[], None] = lambda: os._exit(EXIT_STALLED),
     ) -> None:
         self._hall = hall
         self._settings = settings
@@ -393,11 +396,11 @@ class Front:
     def _watch(self) -> None:
         """Ends the process if its loop does not turn any more."""
         missed = 0
-        while not self._stopped.wait(_LOOK_SECONDS):
+        while not self._stopped.wait(self._settings.stalled_seconds_max / _LOOKS):
             # Counted by own turns, not by the clock: who was stopped as a whole missed nothing.
             missed = 0 if self._turned else missed + 1
             self._turned = False
-            if missed * _LOOK_SECONDS >= STALLED_SECONDS_MAX:
+            if missed >= _LOOKS:
                 self._stalled()
                 return
             self._loop.call_soon_threadsafe(self._turn)

@@ -104,3 +104,39 @@ def test_calls_whose_peer_has_gone_are_not_worked_on(start: Any) -> None:
     # Each came with its end; at most what was read in two pieces was begun.
     assert seen.count("gone") <= 5
     assert house.front._in_flight == 0
+
+
+def watched(seconds: float) -> tuple[Front, threading.Event]:
+    """A front whose loop may stand still for so long, and what is set when it stood longer."""
+    stalled = threading.Event()
+    front = Front(
+        build().hall,
+        [Listener("127.0.0.1:0")],
+        settings=Settings(stalled_seconds_max=seconds),
+        stalled=stalled.set,
+    )
+    front.start()
+    return front, stalled
+
+
+def test_a_loop_that_stands_still_is_told_of_and_one_that_is_only_held_up_is_not() -> None:
+    front, stalled = watched(2.0)
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        release.wait(60)
+
+    front.loop.call_soon_threadsafe(lambda: threading.Event().wait(0.5))
+    assert not stalled.wait(1.0)
+    front.loop.call_soon_threadsafe(hold)
+    assert held.wait(10)
+    assert stalled.wait(30)
+    release.set()
+    front.stop(0)
+
+
+def test_a_front_that_never_ran_lets_go_of_its_loop() -> None:
+    front = Front(build().hall, [Listener("127.0.0.1:0")])
+    front.stop(0)
+    assert front.loop.is_closed()
