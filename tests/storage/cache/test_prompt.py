@@ -190,8 +190,11 @@ def test_what_is_closed_from_elsewhere_answers_none_and_connects_no_more(start: 
     (close,) = stage.source.closing
     close()
     assert stage.until(1) == [None]
+    # Not only for the pause after a failure.
+    stage.prompt._not_before = 0.0
     stage.ask()
     assert stage.until(2) == [None, None]
+    assert not stage.prompt._is_connecting
     assert len(stage.source.made) == 1
 
 
