@@ -57,14 +57,14 @@ class AccessLog:
     """Writes the records of calls.
 
     Args:
-        write: Takes one line, or the function that makes it; must neither wait nor raise
-            (``telemetry.logs.Lines.write``).
+        write: Takes lines, or the function that makes them, and how many they are; must neither
+            wait nor raise (``telemetry.logs.Lines.write``).
         allowed_every: Of the decisions answered with yes, every how manyth is written: 1 = all,
             0 = none. Everything else is always written.
     """
 
     def __init__(
-        self, write: Callable[[Line], None], metrics: Metrics, *, allowed_every: int = 1
+        self, write: Callable[[Line, int], None], metrics: Metrics, *, allowed_every: int = 1
     ) -> None:
         self._write = write
         self._metrics = metrics
@@ -112,7 +112,7 @@ class AccessLog:
         for labels, values in observed.items():
             self._metrics.rpc_seconds.observe_all(values, *labels)
         if lines:
-            self._write(partial(self._lines, lines))
+            self._write(partial(self._lines, lines), len(lines))
 
     def _lines(self, lines: Sequence[tuple[Any, ...]]) -> str:
         return "\n".join([self._line(*line) for line in lines])

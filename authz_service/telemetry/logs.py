@@ -57,7 +57,9 @@ class Lines:
         on_dropped: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._descriptor = descriptor
-        self._lines: deque[Line] = deque()
+        self._lines: deque[tuple[Line, int]] = deque()
+        self._waiting = 0
+        self._lock = threading.Lock()
         self._lines_max = lines_max
         self._on_dropped = on_dropped
         self._wake = threading.Event()
@@ -65,16 +67,25 @@ class Lines:
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    def write(self, line: Line) -> None:
-        """Queues one line without its end; drops it if LINES_MAX are waiting.
+    def write(self, line: Line, count: int = 1) -> None:
+        """Queues a line without its end; drops it if LINES_MAX are waiting.
 
         A function is called by the writing thread, which formats many lines at once for a third of
         what each of them costs in the middle of a call. It must hold on to nothing large.
+
+        Args:
+            count: How many lines it is.
         """
-        if len(self._lines) >= self._lines_max:
-            self._on_dropped(1)
+        with self._lock:
+            if self._waiting + count > self._lines_max:
+                is_full = True
+            else:
+                is_full = False
+                self._waiting += count
+                self._lines.append((line, count))
+        if is_full:
+            self._on_dropped(count)
             return
-        self._lines.append(line)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -97,12 +108,16 @@ class Lines:
         while lines:
             # Only this thread takes out, so what is counted here is there.
             batch = [lines.popleft() for _ in range(min(len(lines), 1_000))]
-            data = ("\n".join(map(_text, batch)) + "\n").encode("utf-8", "backslashreplace")
+            count = sum(each for _, each in batch)
+            with self._lock:
+                self._waiting -= count
+            text = "\n".join([_text(line) for line, _ in batch]) + "\n"
+            data = text.encode("utf-8", "backslashreplace")
             try:
                 while data:
                     data = data[os.write(self._descriptor, data) :]
             except OSError:
-                self._on_dropped(len(batch))
+                self._on_dropped(count)
 
 
 def _text(line: Line) -> str:

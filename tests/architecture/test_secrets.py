@@ -65,7 +65,7 @@ class Heard:
     def __init__(self, **_: Any) -> None:
         self.text = ""
 
-    def write(self, line: Line) -> None:
+    def write(self, line: Line, count: int = 1) -> None:
         self.text += (line if isinstance(line, str) else line()) + "\n"
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ class ListedLines:
     def __init__(self, kept: list[str]) -> None:
         self.kept = kept
 
-    def write(self, line: logs.Line) -> None:
+    def write(self, line: logs.Line, count: int = 1) -> None:
         """Keeps the line."""
         self.kept.append(line if isinstance(line, str) else line())
 

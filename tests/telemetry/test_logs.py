@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +74,33 @@ def test_a_reader_that_does_not_read_costs_lines_and_no_time(pipe: tuple[int, in
     for _ in range(5_000):
         lines.write("x" * 1_000)
     assert sum(dropped) > 4_000
+    reader = threading.Thread(
+        target=lambda: [None for _ in iter(lambda: os.read(pipe[0], 65536), b"")]
+    )
+    reader.start()
+    lines.close()
+    os.close(pipe[1])
+    reader.join()
+
+
+def test_what_waits_together_is_counted_by_its_lines(pipe: tuple[int, int]) -> None:
+    dropped: list[int] = []
+    os.set_blocking(pipe[1], False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe[1], b"x" * 65_536)
+    os.set_blocking(pipe[1], True)
+    lines = Lines(pipe[1], lines_max=10, on_dropped=dropped.append)
+    # The writing thread takes the first and is stuck with it.
+    lines.write("first")
+    deadline = time.monotonic() + 20
+    while lines._lines:
+        assert time.monotonic() < deadline
+    lines.write("a\nb\nc\nd\ne\nf\ng\nh\ni\nj", 10)
+    assert dropped == []
+    lines.write("one more")
+    lines.write("two\nmore", 2)
+    assert dropped == [1, 2]
     reader = threading.Thread(
         target=lambda: [None for _ in iter(lambda: os.read(pipe[0], 65536), b"")]
     )

@@ -29,6 +29,20 @@ class Tls:
     key: str
     client_ca: str = ""
 
+    @property
+    def paths(self) -> list[str]:
+        """The files that there are: certificate, key, authorities."""
+        return [path for path in (self.certificate, self.key, self.client_ca) if path]
+
+    def stamps(self) -> list[tuple[int, int, int]]:
+        """Returns what tells whether one of the files is another than before.
+
+        Raises:
+            OSError: One cannot be found.
+        """
+        found = [os.stat(path) for path in self.paths]
+        return [(stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in found]
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -90,12 +104,12 @@ class _Files:
     """The certificate files and the state in which they were last read."""
 
     def __init__(self, tls: Tls) -> None:
-        self._paths = [path for path in (tls.certificate, tls.key, tls.client_ca) if path]
-        self._stamps = self._present_stamps()
+        self._tls = tls
+        self._stamps = tls.stamps()
         self._lock = threading.Lock()
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        certificate, key, *authorities = (_contents(path) for path in self._paths)
+        certificate, key, *authorities = (_contents(path) for path in self._tls.paths)
         return grpc.ssl_server_certificate_configuration(
             [(key, certificate)], authorities[0] if authorities else None
         )
@@ -108,7 +122,7 @@ class _Files:
         """
         with self._lock:
             try:
-                stamps = self._present_stamps()
+                stamps = self._tls.stamps()
                 if stamps == self._stamps:
                     return None
                 configuration = self.read()
@@ -116,10 +130,6 @@ class _Files:
                 return None
             self._stamps = stamps
             return configuration
-
-    def _present_stamps(self) -> list[tuple[int, int, int]]:
-        found = [os.stat(path) for path in self._paths]
-        return [(stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in found]
 
 
 def _contents(path: str) -> bytes:

@@ -260,7 +260,7 @@ class Room:
 class _Nowhere:
     """Where log lines go that nobody reads."""
 
-    def write(self, line: logs.Line) -> None:
+    def write(self, line: logs.Line, count: int = 1) -> None:
         """Forgets the line, but makes it, as the real one does."""
         if not isinstance(line, str):
             line()

@@ -25,7 +25,7 @@ class Log:
     def __init__(self, **_: Any) -> None:
         self._lines: list[str] = []
 
-    def write(self, line: Line) -> None:
+    def write(self, line: Line, count: int = 1) -> None:
         """Keeps a line."""
         self._lines.append(line if isinstance(line, str) else line())
 

@@ -381,7 +381,7 @@ class _Certificates:
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
-        self._stamps = self._present_stamps()
+        self._stamps = tls.stamps()
         self._context = self._made()
 
     def context(self) -> ssl.SSLContext:
@@ -390,7 +390,7 @@ class _Certificates:
         Files that do not fit, as in the middle of a rotation, leave the last good ones in force.
         """
         with contextlib.suppress(OSError, ssl.SSLError):
-            stamps = self._present_stamps()
+            stamps = self._tls.stamps()
             if stamps != self._stamps:
                 self._context = self._made()
                 self._stamps = stamps
@@ -406,11 +406,6 @@ class _Certificates:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self._tls.client_ca)
         return context
-
-    def _present_stamps(self) -> list[tuple[int, int, int]]:
-        paths = [self._tls.certificate, self._tls.key, self._tls.client_ca]
-        found = [os.stat(path) for path in paths if path]
-        return [(each.st_mtime_ns, each.st_ino, each.st_size) for each in found]
 
 
 def _names(certificate: Any) -> tuple[str, ...]:
