@@ -96,11 +96,12 @@ def test_what_waits_together_is_counted_by_its_lines(pipe: tuple[int, int]) -> N
     deadline = time.monotonic() + 20
     while lines._lines:
         assert time.monotonic() < deadline
-    lines.write("a\nb\nc\nd\ne\nf\ng\nh\ni\nj", 10)
-    assert dropped == []
-    lines.write("one more")
+    lines.write("a\nb\nc\nd\ne\nf\ng\nh\ni", 9)
     lines.write("two\nmore", 2)
-    assert dropped == [1, 2]
+    lines.write("the last")
+    assert dropped == [2]
+    lines.write("one more")
+    assert dropped == [2, 1]
     reader = threading.Thread(
         target=lambda: [None for _ in iter(lambda: os.read(pipe[0], 65536), b"")]
     )
