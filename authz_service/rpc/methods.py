@@ -56,6 +56,7 @@ class Method:
         streaming: UNARY, SERVER_STREAM or CLIENT_STREAM.
         is_mutating: False for NO_SIDE_EFFECTS.
         cost: Cost units of one decoded request, at least 1.
+        is_short: It is about one thing, so that it computes for well under a millisecond.
         answers_allowed: The response has a field ``allowed`` of its own.
         names_organization: The request has a field ``organization_id`` of its own.
     """
@@ -70,6 +71,7 @@ class Method:
     streaming: str
     is_mutating: bool
     cost: Callable[[Message], float]
+    is_short: bool
     answers_allowed: bool
     names_organization: bool
 
@@ -118,6 +120,7 @@ def _method_of(descriptor: MethodDescriptor, service: str, rule: Rule | None) ->
     else:
         work = _WORK_OF_SCOPE.get(scope, READ)
     request = descriptor.input_type
+    cost = _cost_of(request.fields_by_name, scope, work)
     allowed = descriptor.output_type.fields_by_name.get("allowed")
     organization = request.fields_by_name.get("organization_id")
     return Method(
@@ -130,7 +133,8 @@ def _method_of(descriptor: MethodDescriptor, service: str, rule: Rule | None) ->
         work=work,
         streaming=streaming,
         is_mutating=is_mutating,
-        cost=_cost_of(request.fields_by_name, scope, work),
+        cost=cost,
+        is_short=streaming == UNARY and cost is _cost_of_one,
         answers_allowed=allowed is not None and allowed.type == FieldDescriptor.TYPE_BOOL,
         names_organization=organization is not None
         and organization.type == FieldDescriptor.TYPE_STRING
@@ -157,13 +161,17 @@ def _cost_of(
             return lambda request: max(
                 COST_ONE, sum(len(getattr(request, name)) for name in questions)
             )
-        return lambda request: COST_ONE
+        return _cost_of_one
     page_size = fields.get("page_size")
     if page_size is not None and page_size.type == FieldDescriptor.TYPE_INT32:
         return _cost_of_page
     if scope == "explain":
         return lambda request: COST_EXPLAIN
-    return lambda request: COST_ONE
+    return _cost_of_one
+
+
+def _cost_of_one(request: Message) -> float:
+    return COST_ONE
 
 
 def _cost_of_page(request: Message) -> float:

@@ -19,6 +19,7 @@ from authz_service.base import errors
 from authz_service.base.actor import Actor
 from authz_service.base.clock import Clock, boot_seconds, microseconds, utc_now
 from authz_service.base.consistency import Position
+from authz_service.base.waits import waits
 from authz_service.engine.limits import Limits
 from authz_service.storage import dialects, poison, statements
 from authz_service.storage.cache.marking import Marked, Marking, NoMarking, NotMarked, Unmarked
@@ -259,7 +260,7 @@ class Database:
             Unavailable: DATABASE_UNAVAILABLE.
         """
         try:
-            with self._connected(self._engine) as connection:
+            with waits, self._connected(self._engine) as connection:
                 begun = boot_seconds()
                 try:
                     rows = connection.execute(statement, parameters).all()
@@ -283,28 +284,29 @@ class Database:
             Unavailable: DATABASE_UNAVAILABLE.
         """
         measure = self._measure
-        begun = boot_seconds()
-        try:
-            pooled = self._engine.raw_connection()
-        except PoolTimeoutError as error:
-            measure.waited(begun)
-            self._refuse(error)
-        except self.dialect.driver_error as error:
-            measure.waited(begun)
-            self._refuse(_wrapped(error))
-        begun = measure.waited(begun)
-        try:
-            found = _values(pooled.dbapi_connection, self.dialect, statement, parameters)
-            measure.done(name, begun)
-            return found
-        except DBAPIError as error:
-            measure.failed(name, begun, error)
-            if self.dialect.unavailable(error):
-                # The pool must not hand it out again.
-                pooled.invalidate(error)
-            self._refuse(error)
-        finally:
-            pooled.close()
+        with waits:
+            begun = boot_seconds()
+            try:
+                pooled = self._engine.raw_connection()
+            except PoolTimeoutError as error:
+                measure.waited(begun)
+                self._refuse(error)
+            except self.dialect.driver_error as error:
+                measure.waited(begun)
+                self._refuse(_wrapped(error))
+            begun = measure.waited(begun)
+            try:
+                found = _values(pooled.dbapi_connection, self.dialect, statement, parameters)
+                measure.done(name, begun)
+                return found
+            except DBAPIError as error:
+                measure.failed(name, begun, error)
+                if self.dialect.unavailable(error):
+                    # The pool must not hand it out again.
+                    pooled.invalidate(error)
+                self._refuse(error)
+            finally:
+                pooled.close()
 
     def single(self, actor: Actor) -> Single:
         """Gives what reads one statement without a transaction around it."""
@@ -318,7 +320,7 @@ class Database:
             Unavailable: DATABASE_UNAVAILABLE.
         """
         try:
-            with self._connected(self._snapshots) as connection:
+            with waits, self._connected(self._snapshots) as connection:
                 connection.exec_driver_sql(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
                     " SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
@@ -364,7 +366,8 @@ class Database:
             Unavailable: DATABASE_UNAVAILABLE; the write may or may not have happened.
             DeadlineExceeded: Before an attempt began.
         """
-        return self._repeated(lambda: self._attempt(work, actor, patient), deadline)
+        with waits:
+            return self._repeated(lambda: self._attempt(work, actor, patient), deadline)
 
     def control(self, work: Callable[[Control], T], *, deadline: float | None = None) -> T:
         """Runs ``work`` in one short transaction of the service itself, durable when it returns.
@@ -383,7 +386,8 @@ class Database:
             with self._connected(self._controls) as connection, self._transaction(connection):
                 return work(Control(connection, self.dialect, self.now()))
 
-        return self._repeated(attempt, deadline)
+        with waits:
+            return self._repeated(attempt, deadline)
 
     def _repeated(self, once: Callable[[], T], deadline: float | None) -> T:
         for attempt in range(1, ATTEMPTS_MAX + 1):

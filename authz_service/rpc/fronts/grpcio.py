@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,6 +24,7 @@ from authz_service.rpc.call import Call, CallerGone, Metadata, Reply
 from authz_service.rpc.fronts import health
 from authz_service.rpc.fronts.health import Health
 from authz_service.rpc.fronts.listeners import Listener, Unlistenable, check_listener, credentials
+from authz_service.rpc.fronts.pool import Pool
 from authz_service.rpc.hall import Hall
 from authz_service.rpc.methods import CLIENT_STREAM, SERVER_STREAM, WATCH
 
@@ -98,17 +98,6 @@ def _ending(reply: Reply, status: Status) -> _Ending:
     return _Ending(_CODES[status.code], status.message, (*reply.trailing, details))
 
 
-class _Pool(ThreadPoolExecutor):
-    """A thread pool that tells how many tasks wait for a thread."""
-
-    def __init__(self, threads: int, name: str) -> None:
-        super().__init__(threads, thread_name_prefix=name)
-
-    @property
-    def waiting(self) -> int:
-        return self._work_queue.qsize()
-
-
 class _Watchdog:
     """Cuts off calls that make no progress: the peer sends nothing, or reads nothing.
 
@@ -178,14 +167,14 @@ class Front:
         self._watchdog = _Watchdog(
             min(HEALTH_REQUEST_SECONDS_MAX, settings.request_seconds_max) / 4
         )
-        self._calls = _Pool(settings.threads, "call")
+        self._calls = Pool(settings.threads, "call")
         # A few more than slots, so that who is beyond them is told at once.
-        self._watches = _Pool(settings.watch_streams + SPARE_THREADS, "watch")
-        self._refusals = _Pool(1, "refusal")
-        self._checks = _Pool(HEALTH_THREADS, "health")
-        self._health_watches = _Pool(HEALTH_WATCHERS_MAX + SPARE_THREADS, "health-watch")
+        self._watches = Pool(settings.watch_streams + SPARE_THREADS, "watch")
+        self._refusals = Pool(1, "refusal")
+        self._checks = Pool(HEALTH_THREADS, "health")
+        self._health_watches = Pool(HEALTH_WATCHERS_MAX + SPARE_THREADS, "health-watch")
         self._health_watchers = threading.Semaphore(HEALTH_WATCHERS_MAX)
-        self._reflections = _Pool(2, "reflection")
+        self._reflections = Pool(2, "reflection")
         self._reflecting: set[grpc.ServicerContext] = set()
         self._is_started = False
         self._health = Health()
@@ -310,6 +299,7 @@ class Front:
                     self._calls,
                     refusal=self._refused,
                     waiting_max=self._settings.queue,
+                    is_short=method.is_short,
                 )
         return routes
 
@@ -533,20 +523,22 @@ class _Route:
     Attributes:
         pool: The threads that run the behavior.
         refusal: What answers instead when more than ``waiting_max`` calls wait for them.
+        is_short: See ``Method``.
     """
 
     path: str
     behavior: _Behavior
     streams: bool
-    pool: _Pool
+    pool: Pool
     refusal: _Behavior
     waiting_max: int
+    is_short: bool = False
 
 
 class _Routes(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Finds the route of a call. grpcio asks in its one polling thread, before it takes another."""
 
-    def __init__(self, routes: dict[str, _Route], refusals: _Pool) -> None:
+    def __init__(self, routes: dict[str, _Route], refusals: Pool) -> None:
         self._routes = routes
         self._refusals = refusals
 
@@ -570,11 +562,11 @@ class _Arrival:
     unary_unary = None
     unary_stream = None
 
-    def __init__(self, route: _Route, behavior: _Behavior, pool: _Pool) -> None:
+    def __init__(self, route: _Route, behavior: _Behavior, pool: Pool) -> None:
         self._arrived = boot_seconds()
         self._path = route.path
         self._behavior = behavior
-        self.experimental_thread_pool = pool
+        self.experimental_thread_pool = pool.short if route.is_short else pool
         self.response_streaming = route.streams
 
     @property

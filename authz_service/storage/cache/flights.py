@@ -5,6 +5,7 @@ import threading
 from collections.abc import Collection, Hashable, Iterator
 
 from authz_service.base import errors
+from authz_service.base.waits import waits
 
 # Longer than a snapshot takes; who waited so long is better told than kept.
 WAIT_SECONDS = 2.0
@@ -41,13 +42,15 @@ class Flights:
                 for key in keys:
                     self._under_way[key] = mine
         if other is not None and waiting:
-            if not other.wait(WAIT_SECONDS):
-                raise _overloaded()
+            with waits:
+                if not other.wait(WAIT_SECONDS):
+                    raise _overloaded()
             yield False
             return
         try:
-            if not self._room.acquire(timeout=WAIT_SECONDS):
-                raise _overloaded()
+            with waits:
+                if not self._room.acquire(timeout=WAIT_SECONDS):
+                    raise _overloaded()
             try:
                 yield True
             finally:

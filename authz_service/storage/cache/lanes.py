@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from authz_service.base.waits import waits
+
 T = TypeVar("T")
 
 # Combinations of organizations that are asked about at once; a lane forgotten costs a validation.
@@ -63,9 +65,9 @@ class Lanes(Generic[T]):
             turn.calls += 1
         if not is_first:
             # Released by the first once, and by each that waited: everybody passes.
-            with turn.done:
+            with waits, turn.done:
                 return turn.outcome
-        with lane.under_way:
+        with waits, lane.under_way:
             with lane.lock:
                 # Who arrives from now on was not there when this is sent.
                 lane.waiting = None

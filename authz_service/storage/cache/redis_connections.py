@@ -14,6 +14,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, RedisError
 
+from authz_service.base.waits import waits
 from authz_service.storage.cache.scripts import Script
 from authz_service.telemetry.metrics import Metrics
 
@@ -188,12 +189,14 @@ class Connections:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
-            connection = self._connected()
+            with waits:
+                connection = self._connected()
         changed = timeout_seconds is not None and timeout_seconds != self._timeout
         try:
             if changed:
                 connection._sock.settimeout(timeout_seconds)
-            yield connection
+            with waits:
+                yield connection
         except redis.ResponseError:
             # The connection is as good as before: every answer was read.
             self._give_back(connection, changed)
