@@ -630,11 +630,14 @@ class Asking:
                     raise
                 answer = pb.AuthorizationServiceListResourcesResponse()
             held = {
-                (row.resource.id, slug) for row in answer.items for slug in row.permission_slugs
+                (name, slug)
+                for row in answer.items
+                for slug in row.permission_slugs
+                for name in (row.resource.id, row.resource.external_id)
             }
 
             def is_held(item: Item) -> bool:
-                return (item.resource["resource_id"], item.permission_slug) in held
+                return (_name(item.resource), item.permission_slug) in held
         else:
             request = pb.ListMembersRequest(
                 resource=first.resource,
@@ -651,6 +654,12 @@ class Asking:
         if answer.next_page_token:
             raise AssertionError("a list has more than one page")
         return [tuple(map(is_held, each.items)) for each in chosen]
+
+
+def _name(resource: dict[str, Any]) -> str:
+    """Returns the id of a resource, or the name that its application gave it."""
+    name: str = resource.get("resource_id") or resource["key"]["external_id"]
+    return name
 
 
 def _token(change: Change, response: bytes) -> str:

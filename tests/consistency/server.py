@@ -6,8 +6,8 @@ ORDERS is JSON: ``naive`` puts the cache that lies in the place of the product's
 delays fills, ``seed`` makes the delays random, ``late_seconds`` is how long validations of the
 decision front are under way, with ``joins`` a call shares one that was sent before it arrived, and
 ``failpoints`` is a folder in which a test
-leaves a file to have the process killed or stopped at a point of its next write, or its wall clock
-jump.
+leaves a file to have the process killed or stopped at a point of its next write, its wall clock
+jump, or its boot clock run at another rate.
 """
 
 import faulthandler
@@ -17,6 +17,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,6 +33,9 @@ from tests.consistency.naive import NaiveFacts, NaiveMarking, Store
 
 # The file that says how far the wall clock is ahead.
 CLOCK = "clock"
+# The file that says how fast the boot clock is, and how often it is looked at.
+RATE = "rate"
+RATE_SECONDS = 0.05
 # Where a write can be cut: it holds its locks and is not marked; marked, not committed; committed,
 # not bumped; bumped, not answered.
 POINTS = ("before mark", "after mark", "after commit", "after bump")
@@ -153,6 +157,43 @@ class JumpingClock:
         return utc_now() + timedelta(seconds=seconds)
 
 
+class RatedClock:
+    """All clocks of the machine, of which the boot clock runs at the rate that a test says.
+
+    It takes the place of ``time.clock_gettime``, so that nothing here knows better.
+
+    Args:
+        file: Holds the rate; absent = 1.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._honest = time.clock_gettime
+        self._rate = 1.0
+        self._since = self._shown = self._looked = self._honest(time.CLOCK_BOOTTIME)
+        self._lock = threading.Lock()
+
+    def __call__(self, clock: int) -> float:
+        now = self._honest(clock)
+        if clock != time.CLOCK_BOOTTIME:
+            return now
+        with self._lock:
+            if now - self._looked >= RATE_SECONDS:
+                self._looked = now
+                self._turn(now)
+            return self._shown + (now - self._since) * self._rate
+
+    def _turn(self, now: float) -> None:
+        try:
+            rate = float(self._file.read_text())
+        except FileNotFoundError:
+            rate = 1.0
+        if rate != self._rate:
+            # It changes its pace and does not jump.
+            self._shown += (now - self._since) * self._rate
+            self._since, self._rate = now, rate
+
+
 class ProtocolWorker(authz_service.server.Worker):
     """The product's worker, with failpoints around its marking and a clock that can jump."""
 
@@ -202,6 +243,7 @@ def main() -> None:
             folder = Path(orders["failpoints"])
             ProtocolWorker.failpoints = Failpoints(folder)
             ProtocolWorker.clock = staticmethod(JumpingClock(folder / CLOCK))
+            time.clock_gettime = RatedClock(folder / RATE)
         authz_service.server.Worker = ProtocolWorker  # type: ignore[misc]
     sys.argv = ["authz", "serve"]
     cli.main()

@@ -42,6 +42,18 @@ JOINS_RUNS_MAX = 8
 # Of the answers of a run without faults, this share comes from the cache.
 CACHED_MIN = 0.5
 
+
+class Crowd(NamedTuple):
+    """Of a crowd: every member asks every permission on every document, all at once."""
+
+    members: int
+    permissions: int
+    documents: int
+
+
+# Ten thousand questions, and a million.
+CROWD, LONG_CROWD = Crowd(25, 16, 25), Crowd(250, 16, 250)
+
 # Of one fault in `make test`, and of one in the nightly run.
 FAULT_SECONDS, LONG_FAULT_SECONDS = 8.0, 300.0
 LONG_FAILOVER_SECONDS = 120.0

@@ -156,6 +156,10 @@ class Service:
         """Lets the wall clock of the process be ahead by so much; it is one that takes orders."""
         self._put("clock", str(seconds))
 
+    def rate_clock(self, rate: float) -> None:
+        """Lets the boot clock of the process run at a rate; it is one that takes orders."""
+        self._put("rate", str(rate))
+
     def _put(self, name: str, text: str) -> None:
         unfinished = self.failpoints / "unfinished"
         unfinished.write_text(text)

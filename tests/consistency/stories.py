@@ -237,6 +237,7 @@ class World:
         made += [
             self._role_permissions(both, "environment role", seconds_min=0.5),
             self._user_in_both(),
+            self._organization(),
             self._credential(),
         ]
         return made
@@ -514,6 +515,58 @@ class World:
                     )
                 _publish(story, watched)
                 yield Step(("UserService", "DeleteUser", {"user_id": user}), [(False,)] * 2)
+
+        story.steps = steps()
+        return story
+
+    def _organization(self) -> Story:
+        """Deletes an organization and makes it again, with the same names for all in it.
+
+        What the one before held is asked about as long as the next one lives: neither may answer
+        for the other.
+        """
+        permission = self._permission()
+        role = self._role("document", [permission])
+        user = self._user()
+        story = Story("organization", [], iter(()), seconds_min=0.3)
+
+        def make() -> tuple[Watched, dict[str, Any]]:
+            api = self._api
+            id = api.OrganizationService.CreateOrganization(
+                name="again", external_id="again"
+            ).organization.id
+            member = api.OrganizationMembershipService.CreateOrganizationMembership(
+                user_id=user, organization_id=id
+            ).organization_membership.id
+            key = {
+                "organization_id": id,
+                "resource_type_slug": "document",
+                "external_id": "again",
+            }
+            api.ResourceService.CreateResource(
+                organization_id=id,
+                resource_type_slug="document",
+                external_id="again",
+                name="again",
+            )
+            pair = {"user": {"user_id": user, "organization_id": id}}
+            watched = _watched(
+                story.kind, id, (False,), Item(pair, permission, {"key": key}), name=id
+            )
+            return watched, {"role_slug": role.slug, "resource": {"key": key}, **_member(member)}
+
+        def steps() -> Iterator[Step]:
+            before: list[Watched] = []
+            service = "RoleAssignmentService"
+            while True:
+                present, grant = make()
+                gone: list[Value] = [(False,) for _ in before]
+                _publish(story, [*before, present])
+                yield Step((service, "CreateRoleAssignment", grant), [*gone, (True,)])
+                id = present.organization
+                delete = ("OrganizationService", "DeleteOrganization", {"organization_id": id})
+                yield Step(delete, [*gone, (False,)])
+                before = [_watched(story.kind, id, (False,), *present.items, name=f"{id} gone")]
 
         story.steps = steps()
         return story

@@ -44,7 +44,7 @@ def judge(under: Servers, naive: Verdict, size: Size, told: Told) -> None:
     assert verdict.reads >= size.reads
     assert verdict.writes >= size.writes
     kinds = verdict.reads_by_kind
-    assert len(kinds) == 15
+    assert len(kinds) == 16
     assert min(kinds.values()) >= size.reads_of_kind, kinds
     assert set(verdict.writes_by_kind) == set(kinds)
     assert min(verdict.writes_by_kind.values()) >= size.writes_of_kind

@@ -21,6 +21,7 @@ from authz_service.base.clock import boot_seconds
 from authz_service.base.consistency import Position
 from authz_service.storage.cache.control import Control
 from authz_service.storage.cache.marking import Marked, NotMarked, Tags, Unmarked, bounded
+from authz_service.storage.cache.pace import Pace
 from authz_service.storage.cache.redis_connections import Connections, Refused, info_of, run_id_of
 from authz_service.storage.cache.redis_control import RedisControl
 from authz_service.storage.database import Control as ControlTransaction
@@ -156,6 +157,7 @@ class Generation:
         self._members_max = members_max
         self._node = secrets.token_hex(8)
         self._lease: Lease | None = None
+        self._pace = Pace()
         self._lock = threading.Lock()
         # Renewals are made by the background and by whoever fences, one after the other.
         self._renewing = threading.Lock()
@@ -261,7 +263,9 @@ class Generation:
 
             def work(tx: ControlTransaction) -> State:
                 tx.connection.execute(_SHARED)
+                before = boot_seconds()
                 state = State(*tx.connection.execute(_READ).one())
+                self._judge_clock(before, state.now, boot_seconds())
                 lease = self._lease
                 if lease is not None and (lease.gen, lease.mode) != (state.gen, state.mode):
                     # Before the row below: it tells whoever settles that nobody here still answers
@@ -277,6 +281,7 @@ class Generation:
             if state.timeline != state.present_timeline:
                 self._lease = None
                 self._end_lives()
+                self._pace.begin_anew()
                 self._take_timeline(state)
                 return state
             control = None
@@ -285,10 +290,19 @@ class Generation:
             end = began + 0.98 * self._length_in(state)
             with self._lock:
                 # Not after a stop, which has given it up.
-                if not self._stopping:
+                if not self._stopping and self._pace.is_right:
                     self._lease = Lease(state.gen, state.mode, control, end)
             self._metrics.cache_generation.set(value=float(state.gen))
             return state
+
+    def _judge_clock(self, before: float, sql: int, after: float) -> None:
+        """Gives up the lease while the clock that it ends by runs at another rate than SQL's."""
+        was_right = self._pace.is_right
+        is_right = self._pace.compare(before, sql, after)
+        if not is_right:
+            self._lease = None
+        if is_right != was_right:
+            self._log("cache_clock_right" if is_right else "cache_clock_wrong")
 
     def _end_lives(self) -> None:
         """Lets nobody use any more what is remembered, however old it may be."""
@@ -430,7 +444,8 @@ class Generation:
             length = self._length_in(state)
             parameters = {
                 "gen": gen,
-                "waited": boot_seconds() - began >= 1.04 * length,
+                # By a clock that is as fast as those of the others; else they say when.
+                "waited": self._pace.is_right and boot_seconds() - began >= 1.04 * length,
                 "span": round(1.02 * length * 1_000_000),
             }
 

@@ -1,4 +1,5 @@
-"""Faults of a PostgreSQL that another one follows: failover, a lost standby (F13, F15).
+"""Faults of a PostgreSQL that another one follows: failover, an old primary that goes on, a lost
+standby (F13, F14, F15).
 
 They need servers of their own, and reach them through proxies, as over an address that moves.
 """
@@ -13,14 +14,17 @@ import psycopg
 
 from authz_service.base.clock import boot_seconds
 from authz_service.client.retry import refusal_of
-from authz_service.pb.authz.v1 import core_pb2
+from authz_service.pb.authz.v1 import core_pb2, users_pb2
 from authz_service.stack.postgresql import Server
 from authz_service.stack.valkey import valkey
+from tests.callers import PACKAGE
 from tests.consistency.chaos.busy_database import reads_again
 from tests.consistency.chaos.proxy import Proxy
 from tests.consistency.chaos.scene import Fault, Scene, begin
+from tests.consistency.load import WRITE_SECONDS
+from tests.consistency.run import ANSWERS, CACHED, counts
 from tests.consistency.sizes import LEASE_SECONDS, PATIENCE_SECONDS
-from tests.consistency.stack import Servers, pause, prepared, stack, within
+from tests.consistency.stack import Servers, Service, pause, prepared, stack, within
 from tests.servers import standby
 from tests.servers.debian import redis_7
 from tests.servers.postgresql import libpq_url
@@ -226,6 +230,102 @@ def writes_lost(scene: Scene, pair: Pair) -> dict[str, float]:
     scene.cache_on(PATIENCE_SECONDS, after=over)
     assert all(scene.load.asking(number).values([watched]) == [(True,)] for number in asked)
     return {"phantoms gone": gone, "tokens refused": gone + found, "tokens ahead": min(ahead)}
+
+
+def old_primary_alive(scene: Scene, pair: Pair) -> dict[str, float]:
+    """Fails over while the old primary goes on, and one process still reaches it.
+
+    The service cannot know: to its clients, the old primary is one that waits for its standby. So
+    this tells what holds then and what does not. Ends the use of the scene.
+
+    Returns:
+        For how long the process could have used its lease at the most, after the failover.
+
+    Raises:
+        AssertionError: The process uses the cache, acknowledges a write, or satisfies the token of
+            a write that its database does not have.
+    """
+    story = next(each for each in scene.load.stories if each.kind == "assignment")
+    (watched,) = story.watched
+    left, *others = range(PROCESSES)
+    alone = scene.stack.services[left]
+    pair.follow(standby.SYNCHRONOUS)
+    scene.load.take(story, left)
+    assert all(scene.load.asking(n).values([watched]) == [(True,)] for n in range(PROCESSES))
+    old = pair.promote()
+    promoted = boot_seconds()
+    scene.stack.database_url = pair.primary.url_of("failover")
+    over = scene.generation()
+    pair.turn(*others)
+    # Its renewals wait for a standby that is none any more, so they give it no lease.
+    last = 0.0
+
+    def has_no_lease() -> bool:
+        nonlocal last
+        asked = boot_seconds()
+        remaining = alone.metrics()["authz_cache_lease_remaining_seconds",]
+        last = max(last, asked + remaining - promoted)
+        return remaining == 0
+
+    assert within(PATIENCE_SECONDS, has_no_lease) is not None, "it renews its lease"
+    # What is acknowledged by the others is what they answer.
+    scene.load.take(story, others[0])
+    assert all(scene.load.asking(n).values([watched]) == [(False,)] for n in others)
+    before = counts(scene.stack, ANSWERS)[alone.pid]
+    # Not so here: SQL is read, as without Redis, and this SQL knows nothing of it.
+    assert scene.load.asking(left).values([watched]) == [(True,)]
+    answers = counts(scene.stack, ANSWERS)[alone.pid] - before
+    assert answers.total() > 0
+    assert not any(answers[name] for name in CACHED), "it uses the cache"
+    # A caller who brings the token of the write is told.
+    token = core_pb2.Consistency(at_least_as_fresh=watched.tokens[-1].text)
+    assert _refused(lambda: scene.load.asking(left).values([watched], consistency=token)) == _AHEAD
+    assert alone.metrics()["authz_cache_token_ahead_total",] > 0
+    # No write is acknowledged: nothing is lost.
+    code, _ = _refused(lambda: _written(alone, scene.stack.bearer))
+    assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    # What the operator must do: end the old primary, best before the standby takes its place.
+    old.kill()
+
+    def is_refused() -> bool:
+        try:
+            scene.load.asking(left).values([watched])
+        except grpc.RpcError as error:
+            return refusal_of(error)[0] is grpc.StatusCode.UNAVAILABLE
+        return False
+
+    assert within(PATIENCE_SECONDS, is_refused) is not None, "without its database it answers"
+    pair.turn(left)
+
+    def is_right() -> bool:
+        with contextlib.suppress(grpc.RpcError):
+            return scene.load.asking(left).values([watched]) == [(False,)]
+        return False
+
+    assert within(PATIENCE_SECONDS, is_right) is not None
+    scene.cache_on(PATIENCE_SECONDS, after=over)
+    assert all(scene.load.asking(n).values([watched]) == [(False,)] for n in range(PROCESSES))
+    return {"lease used": last}
+
+
+def _refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    """Returns the code and the reason that a call is refused with."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return refusal_of(error)
+    raise AssertionError("the call is answered")
+
+
+def _written(service: Service, bearer: str) -> object:
+    """Makes a write at one process, without repeating it at another."""
+    request = users_pb2.CreateUserRequest(email="alone@example.com")
+    with grpc.insecure_channel(service.address) as channel:
+        return channel.unary_unary(
+            f"/{PACKAGE}.UserService/CreateUser",
+            users_pb2.CreateUserRequest.SerializeToString,
+            users_pb2.CreateUserResponse.FromString,
+        )(request, metadata=(("authorization", f"Bearer {bearer}"),), timeout=WRITE_SECONDS)
 
 
 NAMES = ("database failed over", "standby lost")

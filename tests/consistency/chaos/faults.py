@@ -16,7 +16,7 @@ from tests.consistency.chaos.busy_database import (
     realm_locked_for_a_while,
 )
 from tests.consistency.chaos.scene import BEHIND_PROXY, Fault, Scene
-from tests.consistency.chaos.storms import clocks_jump, storm
+from tests.consistency.chaos.storms import clock_at_another_rate, clocks_jump, storm
 from tests.consistency.chaos.unfit_redis import (
     out_of_memory,
     redis_becomes_a_replica,
@@ -267,6 +267,7 @@ ALL = [
     Fault("F18", "long transaction", long_transaction),
     Fault("F18", "pool of one", pool_of_one, ends_processes=True),
     Fault("F28", "clocks jump", clocks_jump),
+    Fault("F28", "clock at another rate", clock_at_another_rate),
     Fault("F29", "stopped in a write", stopped_in_a_write, ends_processes=True),
     Fault("F29", "stopped", stopped, ends_processes=True),
     Fault("F35", "storm", storm),

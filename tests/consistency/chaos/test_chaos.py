@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.consistency.chaos.faults import ALL, QUICK
+from tests.consistency.chaos.faults import ALL, BY_NAME, QUICK
 from tests.consistency.chaos.scene import Fault, Scene, play, played_on
 from tests.consistency.conftest import Naive, Told
 from tests.consistency.sizes import (
@@ -17,6 +17,7 @@ from tests.consistency.sizes import (
     FAULT_SECONDS,
     LEASE_SECONDS,
     LONG_FAULT_SECONDS,
+    NAIVE_RUNS_MAX,
 )
 from tests.consistency.stack import Servers
 
@@ -81,6 +82,20 @@ def test_the_naive_cache_is_caught(naive: Naive, told: Told) -> None:
 @pytest.mark.parametrize("fault", QUICK, ids=lambda fault: fault.name)
 def test_fault(scene: Scene, naive: Naive, fault: Fault, told: Told) -> None:
     judge(scene, naive, fault, FAULT_SECONDS, told, is_timed=False)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+def test_a_storm_alone_catches_the_naive_cache(under: Servers, told: Told) -> None:
+    """Nothing is cut or stopped in it: it is the writes alone that the naive cache comes too late
+    for (F35)."""
+    with played_on(under, "naive_storm", naive=True) as scene:
+        for _ in range(NAIVE_RUNS_MAX):
+            played = play(scene, BY_NAME["storm"], FAULT_SECONDS)
+            told("F35 storm, naive", played.verdict, **played.line)
+            if played.verdict.stale:
+                break
+    assert played.verdict.stale > 0
 
 
 @pytest.mark.long

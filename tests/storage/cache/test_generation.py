@@ -251,6 +251,81 @@ def test_a_running_process_keeps_its_lease(process: Start, valkey_place: Place) 
         assert running.is_caching
 
 
+class Rated:
+    """The boot clock, at another rate from when it is told so."""
+
+    def __init__(self) -> None:
+        self.rate = 1.0
+        self._since = self._shown = boot_seconds()
+
+    def run_at(self, rate: float) -> None:
+        self._shown, self._since, self.rate = self(), boot_seconds(), rate
+
+    def __call__(self) -> float:
+        return self._shown + (boot_seconds() - self._since) * self.rate
+
+
+@pytest.mark.parametrize("rate", [0.95, 1.05])
+def test_a_clock_at_another_rate_costs_the_lease(
+    process: Start,
+    valkey_place: Place,
+    admin: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    rate: float,
+) -> None:
+    """What is slower could go on when the others think that it has ended (F28)."""
+    clock = Rated()
+    monkeypatch.setattr(module, "boot_seconds", clock)
+    running = process(valkey_place.server.url, lease_seconds=1.0)
+    control = running.life()
+    clock.run_at(rate)
+    eventually(lambda: not running.generation._pace.is_right)
+    for _ in range(5):
+        last = renewed(admin)
+        while renewed(admin) == last:
+            assert not running.is_caching
+    assert not control.is_alive()
+    clock.run_at(1.0)
+    assert running.life() is control
+    # It was this process alone that stopped.
+    assert state(admin)[0] == 1
+
+
+def test_a_clock_at_another_rate_ends_no_settle(
+    process: Start,
+    valkey_place: Place,
+    admin: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who waits by a fast clock would end it while others still answer from the old generation."""
+    clock = Rated()
+    monkeypatch.setattr(module, "boot_seconds", clock)
+    idle = process(valkey_place.server.url, is_running=False)
+    idle.begin()
+    clock.run_at(1.5)
+
+    def is_found() -> bool:
+        idle.generation.renew()
+        return not idle.generation._pace.is_right
+
+    eventually(is_found)
+    # Rows prove nothing then: it takes somebody who waits.
+    admin.execute("UPDATE cache_state SET gen = 2, mode = 'settling', full_settle = true")
+    together = Together()
+    began = boot_seconds()
+    together.start(lambda: idle.generation.settle(2))
+    eventually(lambda: boot_seconds() - began > 2 * L)
+    assert state(admin)[1] == "settling"
+    clock.run_at(1.0)
+    together.join()
+    assert state(admin)[1] == "off"
+
+
+def renewed(admin: psycopg.Connection[Any]) -> Any:
+    """When the lease of the only process was renewed."""
+    return admin.execute("SELECT max(renewed) FROM node_lease").fetchone()
+
+
 def test_the_lease_counts_from_before_the_renewal(
     process: Start, url: str, valkey_place: Place, admin: psycopg.Connection[Any]
 ) -> None:
