@@ -120,6 +120,13 @@ class Admission:
             self._metrics.rpc_refused.add("overloaded")
             raise overloaded("the call waited too long for a thread")
 
+    def shed(self, *, overloaded: int, expired: int) -> None:
+        """Counts calls that a front refused by itself."""
+        if overloaded:
+            self._metrics.rpc_refused.add("overloaded", amount=overloaded)
+        if expired:
+            self._metrics.rpc_refused.add("deadline", amount=expired)
+
     def leave(self, work: str) -> None:
         """Gives back the place of a call."""
         with self._lock:

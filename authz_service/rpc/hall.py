@@ -347,6 +347,16 @@ class Hall:
 
         return self._end(self._catcher.reply(steps, record), record)
 
+    def shed(self, *, overloaded: int, expired: int) -> None:
+        """Counts calls that a front refused without a look at them, for want of time.
+
+        Args:
+            overloaded: There were too many.
+            expired: Their deadlines had passed.
+        """
+        if overloaded or expired:
+            self._admission.shed(overloaded=overloaded, expired=expired)
+
     def _answer(self, call: Call) -> Reply:
         record = self._begin(call)
         return self._end(self._catcher.reply(self._serve_unary, record), record)

@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,8 @@ _DRAIN_SECONDS = 0.02
 _OTHER_PORT = "this port answers decisions only; the address of AUTHZ_LISTEN answers everything"
 
 
+# Ready, because a server that refuses much has no time for it.
+_OVERLOADED = grpc.refusal(statuses.status_of(admission.overloaded()))
 _EXPIRED = grpc.refusal(statuses.status_of(admission.deadline_exceeded()))
 
 
@@ -126,7 +129,9 @@ class Front:
         self._stalled = stalled
         self._turned = True
         # Of the loop's thread alone.
-        self._calls: list[Call] = []
+        # Complete requests and when they were that; whether a turn is set for them.
+        self._pending: deque[tuple[Stream, float]] = deque()
+        self._is_due = False
         self._dirty: list[Link] = []
         self._in_flight = 0
         self._waiting = 0
@@ -198,20 +203,21 @@ class Front:
     def requested(self, link: Link) -> None:
         """Takes the requests of a connection."""
         requests, link.connection.requests = link.connection.requests, []
-        now = boot_seconds()
+        streams, now = link.connection.streams, boot_seconds()
         for stream in requests:
+            if streams.get(stream.id) is not stream:
+                # Reset in the same breath.
+                continue
             stream.owner = link
-            try:
-                call = self._call(stream, link, now)
-            except (Refusal, UnknownMethod, CallerGone) as refusal:
-                self._refuse(stream, link, now, refusal)
+            if stream.head.path == health.CHECK and stream.head.is_grpc and not stream.refusal:
+                # It waits for nobody, or a server under load would be taken for a dead one.
+                self._check_health(stream, link)
                 continue
-            if call is None:
-                continue
-            if not self._calls:
+            if not self._is_due:
                 # After all sockets of this turn were read, so that their calls go together.
+                self._is_due = True
                 self._loop.call_soon(self._hand_over)
-            self._calls.append(call)
+            self._pending.append((stream, now))
 
     def left(self, link: Link) -> None:
         """Forgets about the streams that a peer gave up: whoever answers them finds them closed."""
@@ -229,9 +235,6 @@ class Front:
             return None
         if stream.refusal:
             raise self._too_large(stream)
-        if head.path == health.CHECK:
-            self._check_health(stream, link)
-            return None
         if head.path not in self._paths:
             raise UnknownMethod(_OTHER_PORT)
         seconds, is_bad = stream.timeout
@@ -305,17 +308,66 @@ class Front:
         link.connection.answer(stream, response.SerializeToString(), grpc.trailers(()))
 
     def _hand_over(self) -> None:
-        calls, self._calls = self._calls, []
+        """Gives the hall what it can answer in a few milliseconds, the newest first.
+
+        Who came first has waited longest, and given up soonest: under more load than there is time
+        for, answering in order would answer everybody too late.
+        """
         self._turned = True
-        excess = self._in_flight + len(calls) - self._limits.calls_max
-        if excess > 0:
-            # The newest are kept: who came first has waited longest, and given up soonest.
-            for call in calls[:excess]:
-                self._send(call, self._hall.refuse(call, admission.overloaded()))
-            calls = calls[excess:]
+        self._shed()
+        pending, calls = self._pending, list[Call]()
+        while pending and len(calls) < self._limits.together_max:
+            stream, arrived = pending.pop()
+            link = _link(stream)
+            if link.connection.streams.get(stream.id) is not stream:
+                continue
+            try:
+                call = self._call(stream, link, arrived)
+            except (Refusal, UnknownMethod, CallerGone) as refusal:
+                self._refuse(stream, link, arrived, refusal)
+                continue
+            if call is not None:
+                calls.append(call)
+        calls.reverse()
+        self._is_due = bool(pending)
+        if pending:
+            self._loop.call_soon(self._hand_over)
         self._in_flight += len(calls)
         self._hall.answer_soon(calls, self._answered, self._later)
         self._flush()
+
+    def _shed(self) -> None:
+        """Lets go of the oldest calls: those given up, those whose time is over, and too many."""
+        pending, now = self._pending, boot_seconds()
+        excess = self._in_flight + len(pending) - self._limits.calls_max
+        overloaded = expired = 0
+        while pending:
+            stream, arrived = pending[0]
+            link = _link(stream)
+            seconds, _ = stream.timeout
+            if link.connection.streams.get(stream.id) is not stream:
+                pass
+            elif excess > 0:
+                overloaded += 1
+                self._refuse_at_once(stream, link, _OVERLOADED)
+            elif (
+                seconds is not None
+                and arrived + seconds <= now
+                and len(pending) > self._limits.together_max
+            ):
+                expired += 1
+                self._refuse_at_once(stream, link, _EXPIRED)
+            else:
+                break
+            excess -= 1
+            pending.popleft()
+        self._hall.shed(overloaded=overloaded, expired=expired)
+
+    def _refuse_at_once(self, stream: Stream, link: Link, refusal: bytes) -> None:
+        link.connection.refuse(stream, refusal)
+        if not link.is_dirty:
+            link.is_dirty = True
+            self._dirty.append(link)
 
     def _answered(self, replies: Sequence[tuple[Call, Reply]]) -> None:
         self._in_flight -= len(replies)
@@ -326,8 +378,7 @@ class Front:
     def _send(self, call: Call, reply: Reply) -> None:
         stream = call.origin
         assert isinstance(stream, Stream)
-        link = stream.owner
-        assert isinstance(link, Link)
+        link = _link(stream)
         if reply.status is None:
             link.connection.answer(stream, reply.payload, grpc.trailers(reply.trailing))
         else:
@@ -356,8 +407,7 @@ class Front:
     def _expire(self, stream: Stream) -> None:
         """Answers a call whose deadline has come while a thread works on it."""
         del self._timers[stream]
-        link = stream.owner
-        assert isinstance(link, Link)
+        link = _link(stream)
         # The thread's reply is the one that is logged; it finds the stream closed.
         link.connection.refuse(stream, _EXPIRED)
         link.flush()
@@ -380,8 +430,7 @@ class Front:
     def _answer_in_thread(self, call: Call, job: Callable[[], Reply]) -> None:
         stream = call.origin
         assert isinstance(stream, Stream)
-        link = stream.owner
-        assert isinstance(link, Link)
+        link = _link(stream)
         if link.connection.streams.get(stream.id) is stream:
             reply = job()
         else:
@@ -407,6 +456,12 @@ class Front:
 
     def _turn(self) -> None:
         self._turned = True
+
+
+def _link(stream: Stream) -> Link:
+    link = stream.owner
+    assert isinstance(link, Link)
+    return link
 
 
 def _body(stream: Stream) -> bytes:

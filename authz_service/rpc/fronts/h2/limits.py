@@ -23,7 +23,10 @@ class Limits:
         unfinished_bytes_max_in_all: The same for all connections.
         unread_bytes_max: Replies that a connection has not taken; above it the connection ends.
         connections_max: Connections at once; more are closed at once.
-        calls_max: Calls that wait or are worked on, of all connections; more are refused.
+        calls_max: Calls that wait or are worked on, of all connections; of more, the oldest are
+            refused. So many take about 50 ms: who waits longer has often given up.
+        together_max: Calls that the hall is given at once, the newest first. They take a few
+            milliseconds, in which nobody reads what comes.
         budget: What a connection may spend at once on frames that do no work: resets, pings,
             settings, priorities, empty and tiny frames, one unit each.
         budget_per_second: How fast that comes back. An honest client with deadlines of 1 ms resets
@@ -48,7 +51,8 @@ class Limits:
     unfinished_bytes_max_in_all: int = 64 * 1024 * 1024
     unread_bytes_max: int = 8 * 1024 * 1024
     connections_max: int = 10_000
-    calls_max: int = 4_096
+    calls_max: int = 1_024
+    together_max: int = 256
     budget: float = 4_000.0
     budget_per_second: float = 2_000.0
     tiny_bytes: int = 256

@@ -1,12 +1,14 @@
 """How many calls the decision front takes together, and which it refuses above that."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from authz_service.rpc.call import Call
+from authz_service.rpc.fronts import health
 from authz_service.rpc.fronts.h2 import Front, Settings
 from authz_service.rpc.fronts.h2.limits import Limits
 from authz_service.rpc.fronts.listeners import Listener
@@ -104,6 +106,52 @@ def test_calls_whose_peer_has_gone_are_not_worked_on(start: Any) -> None:
     # Each came with its end; at most what was read in two pieces was begun.
     assert seen.count("gone") <= 5
     assert house.front._in_flight == 0
+    # And for bad calls they are not taken either.
+    assert {line["code"] for line in house.building.log()} <= {"OK", "CANCELLED"}
+
+
+def test_the_hall_is_given_few_calls_at_once_and_the_newest_first(start: Any) -> None:
+    house = start(together_max=2)
+    given: list[list[int]] = []
+    answer_soon = house.building.hall.answer_soon
+
+    def watched(calls: Sequence[Call], replies: Any, later: Any) -> None:
+        given.append([call.origin.id for call in calls])  # type: ignore[attr-defined]
+        answer_soon(calls, replies, later)
+
+    house.building.hall.answer_soon = watched
+    wire = house.wire()
+    wire.send(b"".join(map(call, (1, 3, 5, 7, 9))))
+    assert {answer.code for answer in wire.until([1, 3, 5, 7, 9]).values()} == {0}
+    assert given == [[7, 9], [3, 5], [1]]
+
+
+def test_health_waits_for_nobody(start: Any) -> None:
+    wire = start(calls_max=1, together_max=1).wire()
+    asked = call(9, head(health.CHECK, bearer=None), b"")
+    wire.send(b"".join([*map(call, (1, 3, 5, 7)), asked]))
+    codes = {stream: answer.code for stream, answer in wire.until([1, 3, 5, 7, 9]).items()}
+    assert codes == {1: 8, 3: 8, 5: 8, 7: 0, 9: 0}
+
+
+def test_calls_that_are_over_before_their_turn_are_told_so_and_counted(start: Any) -> None:
+    house = start(together_max=1)
+    wire = house.wire()
+    short = head("Check", (b"grpc-timeout", b"1n"))
+    wire.send(b"".join(call(stream, short) for stream in (1, 3, 5)))
+    assert {answer.code for answer in wire.until([1, 3, 5]).values()} == {4}
+    # The last of them was not too much to look at.
+    assert [line["code"] for line in house.building.log()] == ["DEADLINE_EXCEEDED"]
+    assert house.building.metrics.rpc_refused.value("deadline") == 3
+    assert house.building.servicer.requests == []
+
+
+def test_calls_above_the_limit_are_counted(start: Any) -> None:
+    house = start(calls_max=2)
+    wire = house.wire()
+    wire.send(b"".join(map(call, (1, 3, 5, 7))))
+    assert [wire.until([stream])[stream].code for stream in (1, 3, 5, 7)] == [8, 8, 0, 0]
+    assert house.building.metrics.rpc_refused.value("overloaded") == 2
 
 
 def watched(seconds: float) -> tuple[Front, threading.Event]:
