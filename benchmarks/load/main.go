@@ -14,7 +14,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"sort"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,6 +70,23 @@ type result struct {
 	P99     float64        `json:"p99_us"`
 	P999    float64        `json:"p999_us"`
 	Max     float64        `json:"max_us"`
+	// How long after it was due a call was sent: of the open loop, and no fault of the server's.
+	Late99 float64 `json:"late_p99_us"`
+}
+
+// Waits in the kernel: the timers of Go may be a millisecond late when nothing else runs.
+func sleepUntil(due time.Time) {
+	for wait := time.Until(due); wait > 0; wait = time.Until(due) {
+		span := syscall.NsecToTimespec(wait.Nanoseconds())
+		_ = syscall.Nanosleep(&span, nil)
+	}
+}
+
+func quantile(took []time.Duration, part float64) float64 {
+	if len(took) == 0 {
+		return 0
+	}
+	return float64(took[min(len(took)-1, int(part*float64(len(took))))].Nanoseconds()) / 1e3
 }
 
 func cpu() float64 {
@@ -87,12 +105,29 @@ func main() {
 	inFlight := flag.Int("in-flight", 1, "calls at once")
 	rate := flag.Float64("rate", 0, "calls a second, sent when they are due whatever came back; 0 = closed loop")
 	calls := flag.Int("calls", 1000, "calls in all")
+	limit := flag.Float64("seconds", 0, "the closed loop ends then, if not before; 0 = when all calls are made")
 	connections := flag.Int("connections", 1, "connections")
 	timeout := flag.Float64("timeout", 10, "deadline of a call in seconds")
 	fresh := flag.Bool("fresh-metadata", false, "send two values that no other call has")
+	asFrames := flag.Bool("frames", false, "write frames without a gRPC library: cheap enough for overloads")
 	authority := flag.String("ca", "", "PEM file of the authority: TLS")
 	flag.Parse()
 	bearer := os.Getenv("LOAD_BEARER")
+	asked := lines(*requests)
+	var expected [][]byte
+	if *prefixes != "" {
+		expected = lines(*prefixes)
+	}
+	tell := func(found result) {
+		out, _ := json.Marshal(found)
+		fmt.Println(string(out))
+	}
+	seconds := func(number float64) time.Duration { return time.Duration(number * float64(time.Second)) }
+	if *asFrames {
+		tell(frames(*address, *method, bearer, asked, expected, *rate, *inFlight, *calls, *connections,
+			seconds(*timeout), seconds(*limit)))
+		return
+	}
 
 	var how credentials.TransportCredentials = insecure.NewCredentials()
 	if *authority != "" {
@@ -114,17 +149,13 @@ func main() {
 		channels[i] = channel
 		channel.Connect()
 	}
-	asked := lines(*requests)
-	var expected [][]byte
-	if *prefixes != "" {
-		expected = lines(*prefixes)
-	}
 	var wrong atomic.Int64
 	var lock sync.Mutex
 	seen := map[codes.Code]int{}
-	took := make([]time.Duration, *calls)
+	took, late := make([]time.Duration, *calls), make([]time.Duration, *calls)
 	call := func(i int, due time.Time) {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(*timeout*float64(time.Second)))
+		late[i] = time.Since(due)
+		ctx, cancel := context.WithDeadline(context.Background(), due.Add(seconds(*timeout)))
 		defer cancel()
 		pairs := []string{"authorization", "Bearer " + bearer}
 		if *fresh {
@@ -149,14 +180,15 @@ func main() {
 	}
 	seen = map[codes.Code]int{}
 	wrong.Store(0)
+	clear(took)
+	clear(late)
 	started, spent := time.Now(), cpu()
 	var group sync.WaitGroup
 	if *rate > 0 {
+		runtime.LockOSThread()
 		for i := 0; i < *calls; i++ {
 			due := started.Add(time.Duration(float64(i) / *rate * float64(time.Second)))
-			if wait := time.Until(due); wait > 0 {
-				time.Sleep(wait)
-			}
+			sleepUntil(due)
 			group.Add(1)
 			go func() { defer group.Done(); call(i, due) }()
 		}
@@ -168,25 +200,29 @@ func main() {
 				defer group.Done()
 				for {
 					i := int(next.Add(1)) - 1
-					if i >= *calls {
+					now := time.Now()
+					if i >= *calls || *limit > 0 && now.Sub(started) >= seconds(*limit) {
 						return
 					}
-					call(i, time.Now())
+					call(i, now)
 				}
 			}()
 		}
 	}
 	group.Wait()
-	seconds := time.Since(started).Seconds()
-	sort.Slice(took, func(a, b int) bool { return took[a] < took[b] })
-	at := func(part float64) float64 {
-		return float64(took[min(len(took)-1, int(part*float64(len(took))))].Nanoseconds()) / 1e3
+	all := time.Since(started).Seconds()
+	answered := func(times []time.Duration) []time.Duration {
+		// Those that were not made when the time was over are none.
+		times = slices.DeleteFunc(times, func(each time.Duration) bool { return each == 0 })
+		slices.Sort(times)
+		return times
 	}
+	took, late = answered(took), answered(late)
 	found := map[string]int{}
 	for code, count := range seen {
 		found[strings.ToUpper(code.String())] = count
 	}
-	out, _ := json.Marshal(result{*calls, seen[codes.OK] - int(wrong.Load()), int(wrong.Load()), found,
-		seconds, cpu() - spent, at(0.5), at(0.95), at(0.99), at(0.999), at(1)})
-	fmt.Println(string(out))
+	tell(result{len(took), seen[codes.OK] - int(wrong.Load()), int(wrong.Load()), found, all, cpu() - spent,
+		quantile(took, 0.5), quantile(took, 0.95), quantile(took, 0.99), quantile(took, 0.999),
+		quantile(took, 1), quantile(late, 0.99)})
 }
