@@ -172,16 +172,12 @@ class Prompt:
         self._timer = None
         if not self._waiting:
             return
-        first = self._waiting[0]
-        if first[0] + self._timeout <= time.perf_counter():
-            # The loop itself may be late: what is here by now is no reason to give Redis up.
-            self._readable()
-            if self._waiting and self._waiting[0] is first:
-                # Its answer may still come, and would be taken for another's.
-                self._fail("timeout")
-        if self._waiting and self._timer is None and self._socket is not None:
-            left = self._waiting[0][0] + self._timeout - time.perf_counter()
-            self._timer = self._poller.call_later(max(left, 0.0), self._look_at_clock)
+        left = self._waiting[0][0] + self._timeout - time.perf_counter()
+        if left <= 0:
+            # Its answer may still come, and would be taken for another's.
+            self._fail("timeout")
+        else:
+            self._timer = self._poller.call_later(left, self._look_at_clock)
 
     def _fail(self, outcome: str) -> None:
         """Gives the connection up, and everybody who waits for it an answer."""

@@ -158,28 +158,6 @@ def test_who_waits_too_long_gets_none_and_so_do_all_behind_on_that_connection(st
     assert stage.source.made[-1]._sock.fileno() == -1
 
 
-def test_a_late_loop_is_not_taken_for_a_slow_redis(start: Any) -> None:
-    stage = start(timeout_seconds=0.05)
-    far = stage.connect()
-    held, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        held.set()
-        assert go.wait(SECONDS)
-
-    stage.ask()
-    stage.ask()
-    assert far.recv(len(PING)) == PING
-    stage.loop.call_soon_threadsafe(hold)
-    assert held.wait(SECONDS)
-    far.sendall(b"+one\r\n")
-    # Longer than it may take; both are over when the loop turns again, and one of them is answered.
-    threading.Event().wait(0.1)
-    go.set()
-    assert stage.until(2) == [[b"one"], None]
-    assert outcomes(stage) == {"ok": 1, "timeout": 1}
-
-
 @pytest.mark.parametrize("last", [b"", b"+half", b"what is no answer\r\n"])
 def test_the_end_of_the_connection_and_nonsense_are_none(start: Any, last: bytes) -> None:
     stage = start()

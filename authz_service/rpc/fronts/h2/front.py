@@ -203,11 +203,8 @@ class Front:
     def requested(self, link: Link) -> None:
         """Takes the requests of a connection."""
         requests, link.connection.requests = link.connection.requests, []
-        streams, now = link.connection.streams, boot_seconds()
+        now = boot_seconds()
         for stream in requests:
-            if streams.get(stream.id) is not stream:
-                # Reset in the same breath.
-                continue
             stream.owner = link
             if stream.head.path == health.CHECK and stream.head.is_grpc and not stream.refusal:
                 # It waits for nobody, or a server under load would be taken for a dead one.
@@ -320,6 +317,7 @@ class Front:
             stream, arrived = pending.pop()
             link = _link(stream)
             if link.connection.streams.get(stream.id) is not stream:
+                # Reset meanwhile, or in the same breath.
                 continue
             try:
                 call = self._call(stream, link, arrived)
