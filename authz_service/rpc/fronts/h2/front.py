@@ -206,7 +206,7 @@ class Front:
         now = boot_seconds()
         for stream in requests:
             stream.owner = link
-            if stream.head.path == health.CHECK and stream.head.is_grpc and not stream.refusal:
+            if _is_health_check(stream):
                 # It waits for nobody, or a server under load would be taken for a dead one.
                 self._check_health(stream, link)
                 continue
@@ -228,7 +228,7 @@ class Front:
         """
         head = stream.head
         if head.method != "POST" or not head.is_grpc:
-            link.connection.refuse(stream, grpc.not_grpc(head.method))
+            self._refuse_at_once(stream, link, grpc.not_grpc(head.method))
             return None
         if stream.refusal:
             raise self._too_large(stream)
@@ -240,7 +240,7 @@ class Front:
         if head.encoding and head.encoding not in (*grpc.IDENTITY, grpc.GZIP):
             text = "the encoding of the message is unknown"
             status = statuses.bare(Code.UNIMPLEMENTED, text)
-            link.connection.refuse(stream, grpc.encoding_unknown(status, ()))
+            self._refuse_at_once(stream, link, grpc.encoding_unknown(status, ()))
             return None
         try:
             payload, is_compressed = grpc.message(_body(stream), head.encoding)
@@ -363,6 +363,10 @@ class Front:
 
     def _refuse_at_once(self, stream: Stream, link: Link, refusal: bytes) -> None:
         link.connection.refuse(stream, refusal)
+        self._soil(link)
+
+    def _soil(self, link: Link) -> None:
+        """Notes that a connection has something to send, at the end of this turn."""
         if not link.is_dirty:
             link.is_dirty = True
             self._dirty.append(link)
@@ -381,9 +385,7 @@ class Front:
             link.connection.answer(stream, reply.payload, grpc.trailers(reply.trailing))
         else:
             link.connection.refuse(stream, grpc.refusal(reply.status, reply.trailing))
-        if not link.is_dirty:
-            link.is_dirty = True
-            self._dirty.append(link)
+        self._soil(link)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -454,6 +456,13 @@ class Front:
 
     def _turn(self) -> None:
         self._turned = True
+
+
+def _is_health_check(stream: Stream) -> bool:
+    head = stream.head
+    return (
+        head.path == health.CHECK and head.method == "POST" and head.is_grpc and not stream.refusal
+    )
 
 
 def _link(stream: Stream) -> Link:

@@ -135,6 +135,33 @@ def test_health_waits_for_nobody(start: Any) -> None:
     assert codes == {1: 8, 3: 8, 5: 8, 7: 0, 9: 0}
 
 
+def changed(name: bytes, value: bytes, path: str = "Check") -> list[tuple[bytes, bytes]]:
+    """Returns the head of a call with another value of one header."""
+    return [(key, value if key == name else given) for key, given in head(path)]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "http", "code"),
+    [
+        (changed(b":method", b"GET"), b"405", None),
+        (changed(b"content-type", b"text/html"), b"415", None),
+        (head("Check", (b"grpc-encoding", b"br")), b"200", 12),
+        (changed(b":method", b"GET", health.CHECK), b"405", None),
+    ],
+)
+def test_what_the_front_refuses_by_itself_is_sent_in_the_same_turn(
+    start: Any, pairs: Any, http: bytes, code: int | None
+) -> None:
+    house = start()
+    wire = house.wire()
+    assert wire.served() == "answered"
+    # Which looks after connections now and then, and sends what was forgotten.
+    timer = house.front._listening._timer
+    house.front.loop.call_soon_threadsafe(timer.cancel)
+    answer = wire.ask(pairs)
+    assert (answer.value(b":status"), answer.code) == (http, code)
+
+
 def test_calls_that_are_over_before_their_turn_are_told_so_and_counted(start: Any) -> None:
     house = start(together_max=1)
     wire = house.wire()
