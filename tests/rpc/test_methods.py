@@ -44,6 +44,13 @@ def test_answers_and_organizations_are_seen() -> None:
     assert not ALL[widgets.path("Check")].names_organization
 
 
+def test_what_is_about_one_thing_is_short() -> None:
+    short = {method.name for method in ALL.values() if method.is_short}
+    assert {"GetWidget", "GetKeys", "Check"} <= short
+    others = {"BatchCheck", "CreateWidget", "ListWidgets", "Explain", "Watch", "Export", "Import"}
+    assert not others & short
+
+
 def parts(count: int) -> list[object]:
     return [widgets.message("Part", slug="a")] * count
 

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from authz_service.base import waits
@@ -79,7 +80,7 @@ class Pool(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """Runs a task as soon as a thread is free, however many are running."""
-        return self._submit(fn, args, is_short=False)
+        return self._submit(partial(fn, **kwargs) if kwargs else fn, args, is_short=False)
 
     def submit_short(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> "Future[Any]":
         """Runs a task that computes for well under a millisecond, not too many at once."""
@@ -202,4 +203,4 @@ class _Short(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """See ``Pool.submit_short``."""
-        return self._pool.submit_short(fn, args)
+        return self._pool.submit_short(partial(fn, **kwargs) if kwargs else fn, args)

@@ -66,6 +66,8 @@ def without_attendant(pool: Pool) -> None:
 def test_results_and_errors_come_back(pool: Pool) -> None:
     assert pool.submit(int, "7").result(SECONDS) == 7
     assert pool.short.submit(int, "8").result(SECONDS) == 8
+    assert pool.submit(int, "11", base=2).result(SECONDS) == 3
+    assert pool.short.submit(int, "11", base=2).result(SECONDS) == 3
     for submit in (pool.submit, pool.short.submit):
         with pytest.raises(ValueError, match="invalid literal"):
             submit(int, "x").result(SECONDS)
